@@ -1,0 +1,73 @@
+# Every recipe sets up what it needs: `make serve` and `make test` work on a fresh clone with Python 3.11+ and make.
+PYTHON ?= python3
+HOST ?= 127.0.0.1
+PORT ?= 5000
+DATA ?= ./data
+WORKERS ?=
+FULL ?=
+BIN := .venv/bin
+RUN := .venv/.run-ready
+DEV := .venv/.dev-ready
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install
+
+.DEFAULT_GOAL := help
+.PHONY: help setup serve test check fix clients conformance faults bench requirements
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' Makefile
+
+setup: $(RUN) ## make .venv with what the registry needs
+
+serve: $(RUN) ## a working registry on 127.0.0.1:5000, data in ./data (PORT= DATA= HOST= WORKERS=)
+	@exec $(BIN)/lading serve --host $(HOST) --port $(PORT) --data $(DATA) $(if $(WORKERS),--workers $(WORKERS))
+
+test: $(DEV) ## the fast suite, about two minutes
+	$(BIN)/python -m pytest -q -n 2 -m "not slow" tests
+
+check: $(DEV) ## style, types, floors, changelog
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fix: $(DEV) ## let ruff mend what it can
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clients: $(DEV) ## real clients push and pull: docker, containerd, podman, skopeo, crane, oras, regctl, helm ...
+	tests/clients/install clients
+	$(BIN)/python -m tests.clients.matrix
+
+conformance: $(DEV) ## the official OCI suite, nothing failed, nothing skipped
+	tests/clients/install conformance
+	$(BIN)/python -m tests.conformance.run
+
+faults: $(DEV) ## kill, cut and starve the server; nothing acknowledged is lost (FULL=1 runs all)
+	tests/clients/install faults
+	LADING_FULL=$(FULL) $(BIN)/python -m pytest -q -m slow tests/faults tests/capability
+
+bench: $(DEV) ## beside distribution v3 and nginx, in one run
+	tests/clients/install bench
+	$(BIN)/python bench/run.py
+
+requirements: ## compile requirements/*.txt again from *.in (needs uv on the PATH)
+	cd requirements && for name in run build dev; do \
+	  uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+	    --custom-compile-command 'make requirements' $$name.in -o $$name.txt || exit 1; done
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Lading needs Python 3.11 or newer; $(PYTHON) is older. Name another: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+	  || { echo "$(PYTHON) cannot make a virtual environment. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@echo "Setting up .venv (once, about half a minute) ..."
+	@$(PYTHON) -m venv .venv
+
+$(RUN): requirements/run.txt requirements/build.txt pyproject.toml | .venv/bin/python
+	@$(PIP) --require-hashes -r requirements/run.txt -r requirements/build.txt
+	@$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(DEV): requirements/dev.txt $(RUN)
+	@$(PIP) --require-hashes -r requirements/dev.txt
+	@touch $@

@@ -1,0 +1,1 @@
+"""Lading, an OCI container registry an operator can trust."""

@@ -1,0 +1,154 @@
+"""The composition root: it alone knows every class, builds them in order, and closes them in reverse."""
+
+import asyncio
+import contextlib
+import errno
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import sqlalchemy as sa
+from starlette.types import ASGIApp
+
+from lading.auth.policy import OpenPolicy, Policy
+from lading.logs import AccessLog
+from lading.metadata import stores
+from lading.metadata.database import Database, create_engine
+from lading.metadata.times import now_us
+from lading.metadata.upgrade import upgrade
+from lading.oci.errors import DataDirectoryUnusable, DiskFull, StoreMismatch
+from lading.registry.blobs import Blobs
+from lading.registry.manifests import Manifests
+from lading.registry.referrers import Referrers
+from lading.registry.registry import Registry
+from lading.registry.repositories import Repositories
+from lading.registry.tags import Tags
+from lading.registry.uploads import UploadLimits, Uploads
+from lading.settings import Settings
+from lading.storage import identity
+from lading.storage.disk import DiskStore
+from lading.storage.identity import Marker
+from lading.upkeep import jobs
+from lading.upkeep.expiry import Expiry
+from lading.upkeep.jobs import Job
+from lading.web import health
+from lading.web.middleware import Front
+from lading.web.v2.application import V2
+
+DATABASE = "lading.db"
+SNAPSHOTS = "snapshots"
+_EXPIRY_SECONDS = 3600.0
+_SWEEP_SECONDS = 3600.0
+
+
+def prepare(settings: Settings) -> None:
+    """Make the data directory ready for workers: folders, schema, store identity. In the parent, before any fork.
+
+    Raises:
+        StartRefused: what is there cannot be served; the sentence says why and what to do.
+
+    """
+    data = settings.data
+    store = DiskStore(data)
+    try:
+        upgrade(data / DATABASE, data / SNAPSHOTS)
+        store.prepare()
+        with create_engine(data / DATABASE).connect() as connection:
+            check_identity(connection, data)
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise DiskFull(f"no room in {data}", "free some space on that disk and start again") from error
+        raise DataDirectoryUnusable(f"{data} cannot be used: {error.strerror}", "name another with --data") from error
+    finally:
+        store.close()
+
+
+def check_identity(connection: sa.Connection, data: Path) -> None:
+    """Hold the marker in the data directory against the database's row; write both in a new directory (E1).
+
+    Raises:
+        StoreMismatch: they do not belong together.
+
+    """
+    marker = identity.read(data)
+    store = stores.find(connection)
+    if marker is None and store is not None:
+        if stores.has_objects(connection, store.id):
+            raise StoreMismatch(
+                f"the database {data / DATABASE} speaks of objects in store {store.store_uid}, "
+                f"but {data / identity.MARKER} is not there: the objects were moved away or emptied",
+                "put the right data directory back; to begin anew, move the database away as well",
+            )
+        identity.write(data, Marker(store.store_uid, store.database_uid))
+    elif marker is not None and store is None:
+        raise StoreMismatch(
+            f"{data / identity.MARKER} belongs to database {marker.database_uid} (store {marker.store_uid}), "
+            f"but {data / DATABASE} is new: the database was lost or moved away",
+            f"restore {DATABASE} from {data / SNAPSHOTS} or a backup; to begin anew, name an empty directory with --data",
+        )
+    elif marker is None:
+        marker = Marker(str(uuid.uuid4()), str(uuid.uuid4()))
+        stores.create(connection, "disk", marker.store_uid, marker.database_uid, at_us=now_us())
+        identity.write(data, marker)
+    elif store is not None and (marker.store_uid, marker.database_uid) != (store.store_uid, store.database_uid):
+        raise StoreMismatch(
+            f"the database {data / DATABASE} is {store.database_uid} with store {store.store_uid}, but the objects "
+            f"in {data} are store {marker.store_uid} of database {marker.database_uid}",
+            "put the database and the objects of one and the same registry together, or name another data directory",
+        )
+
+
+@contextlib.asynccontextmanager
+async def open_application(settings: Settings, policy: Policy | None = None) -> AsyncIterator[ASGIApp]:
+    """Build the application in a worker, after the fork, and close it in reverse at the end."""
+    async with contextlib.AsyncExitStack() as stack:
+        store = DiskStore(settings.data)
+        stack.callback(store.close)
+        database = Database(settings.data / DATABASE)
+        stack.callback(database.close)
+        access_log = AccessLog(settings.log.format)
+        stack.callback(access_log.close)
+        known = await database.read(stores.find)
+        if known is None:
+            raise StoreMismatch("the database lost its store row after the start", "start the server again")
+        registry = _registry(settings, database, store, known.id)
+        await stack.enter_async_context(
+            jobs.running(_jobs(settings, database, store, registry, known.id), settings.data / "upkeep.lock")
+        )
+        v2 = V2(registry, policy or OpenPolicy(), max_page_entries=settings.lists.max_page_entries)
+
+        async def ready() -> None:
+            await asyncio.gather(database.read(stores.find), database.scan(stores.find))
+
+        yield Front(v2, health.create(ready=ready), access_log)
+
+
+def _registry(settings: Settings, database: Database, store: DiskStore, store_id: int) -> Registry:
+    limits = UploadLimits(
+        ttl_seconds=settings.uploads.ttl_seconds,
+        max_blob_bytes=settings.blobs.max_bytes,
+        inline_max_bytes=settings.blobs.inline_max_bytes,
+    )
+    deletes_enabled = settings.deletes.enabled
+    return Registry(
+        blobs=Blobs(database, store, deletes_enabled=deletes_enabled),
+        uploads=Uploads(database, store, store_id=store_id, limits=limits),
+        manifests=Manifests(database, store, sparse=settings.manifests.sparse_indexes, deletes_enabled=deletes_enabled),
+        tags=Tags(database, deletes_enabled=deletes_enabled),
+        referrers=Referrers(database),
+        repositories=Repositories(database),
+    )
+
+
+def _jobs(
+    settings: Settings, database: Database, store: DiskStore, registry: Registry, store_id: int
+) -> tuple[Job, ...]:
+    expiry = Expiry(database, store, registry.uploads, store_id=store_id)
+    return (
+        Job(
+            "end expired sessions",
+            min(_EXPIRY_SECONDS, max(1.0, settings.uploads.ttl_seconds / 4)),
+            expiry.end_expired_sessions,
+        ),
+        Job("sweep staging files", _SWEEP_SECONDS, expiry.sweep_staging_files),
+    )

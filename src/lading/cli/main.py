@@ -1,0 +1,68 @@
+"""The program `lading`: its commands, and how an error that stops it is shown."""
+
+import importlib.metadata
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from lading.cli import config, serve
+from lading.oci.errors import LadingError, StartRefused
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="lading",
+    help="An OCI container registry an operator can trust.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(serve.serve)
+app.add_typer(config.app, name="config")
+
+
+def main() -> None:
+    """Run the command line; an error that Lading raises on purpose is a sentence and an exit code, not a traceback."""
+    _hold_standard_descriptors()
+    try:
+        app()
+    except LadingError as error:
+        _show(error)
+        sys.exit(error.exit_code if isinstance(error, StartRefused) else 1)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+def _hold_standard_descriptors() -> None:
+    """Point closed standard descriptors at /dev/null: else the next file opened, a database even, is our stdout."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+
+
+def _show(error: LadingError) -> None:
+    first, *others = str(error).splitlines()
+    lines = [f"error: {first}", *(f"       {line}" for line in others)]
+    if isinstance(error, StartRefused) and error.hint:
+        lines.append(f" hint: {error.hint}")
+    typer.echo("\n".join(lines), err=True)
+
+
+def _show_version(asked: bool) -> None:  # noqa: FBT001 - called so by typer
+    if not asked:
+        return
+    from pysqlite3 import sqlite_version  # noqa: PLC0415 - only this answer needs it
+
+    typer.echo(f"lading {importlib.metadata.version('lading')} (SQLite {sqlite_version})")
+    raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[  # noqa: FBT002 - a flag
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass

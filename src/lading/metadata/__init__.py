@@ -1,0 +1,1 @@
+"""What the registry remembers. Each table is written by exactly one file; functions are synchronous, over one connection."""

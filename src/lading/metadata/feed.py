@@ -1,0 +1,50 @@
+"""The feed: one row for every change of state, in the change's own transaction (I6), numbered without gaps."""
+
+from enum import StrEnum
+
+import sqlalchemy as sa
+
+from lading.metadata.database import Prepared
+from lading.metadata.schema import feed
+from lading.oci.digest import Digest
+
+
+class Kind(StrEnum):
+    """What happened."""
+
+    REPOSITORY_CREATED = "repository.created"
+    BLOB_LINKED = "blob.linked"
+    BLOB_DELETED = "blob.deleted"
+    BLOB_HEALED = "blob.healed"
+    MANIFEST_PUT = "manifest.put"
+    MANIFEST_DELETED = "manifest.deleted"
+    TAG_SET = "tag.set"
+    TAG_DELETED = "tag.deleted"
+
+
+_APPEND = Prepared(
+    sa.insert(feed).values({name: sa.bindparam(name) for name in feed.c.keys() if name != "seq"})  # noqa: SIM118
+)
+
+
+def append(  # noqa: PLR0913 - the columns of a row
+    tx: sa.Connection,
+    kind: Kind,
+    *,
+    repository: str,
+    actor: str,
+    at_us: int,
+    tag: str | None = None,
+    digest: Digest | None = None,
+) -> None:
+    """Add a row; call it after the change that it tells of."""
+    _APPEND.insert(
+        tx,
+        at_us=at_us,
+        kind=kind.value,
+        repository=repository,
+        tag=tag,
+        alg=digest and int(digest.algorithm),
+        digest=digest and digest.raw,
+        actor=actor,
+    )

@@ -1,0 +1,109 @@
+"""Digests: `algorithm:hex`, of the two algorithms that image-spec registers and we store."""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Protocol, Self
+
+from lading.oci.errors import DigestInvalid
+
+
+class Hasher(Protocol):
+    """What hashlib makes: fed with bytes, asked for the digest at any time."""
+
+    def update(self, data: bytes | bytearray | memoryview, /) -> None:
+        """Take more content."""
+        ...
+
+    def digest(self) -> bytes:
+        """Return the digest of all content so far."""
+        ...
+
+
+class Algorithm(IntEnum):
+    """A digest algorithm, by the number that the database stores."""
+
+    SHA256 = 1
+    SHA512 = 2
+
+    @property
+    def text(self) -> str:
+        """The name in a digest."""
+        return self.name.lower()
+
+    @property
+    def digest_bytes(self) -> int:
+        """The length of a raw digest."""
+        return 32 if self is Algorithm.SHA256 else 64
+
+    def hasher(self) -> Hasher:
+        """Return a fresh hasher."""
+        return hashlib.sha256() if self is Algorithm.SHA256 else hashlib.sha512()
+
+    @classmethod
+    def parse(cls, text: str) -> "Algorithm":
+        """Return the algorithm of that name.
+
+        Raises:
+            DigestInvalid: not one that we store.
+
+        """
+        for algorithm in cls:
+            if algorithm.text == text:
+                return algorithm
+        raise DigestInvalid(f"digest algorithm {text!r} is not supported; use sha256 or sha512")
+
+
+_HEX = {Algorithm.SHA256: re.compile(r"[0-9a-f]{64}"), Algorithm.SHA512: re.compile(r"[0-9a-f]{128}")}
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """The address of content: its algorithm and the raw digest bytes."""
+
+    algorithm: Algorithm
+    raw: bytes
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Return the digest written as `sha256:<64 lowercase hex>` or `sha512:<128 lowercase hex>`.
+
+        Raises:
+            DigestInvalid: malformed, uppercase, of the wrong length, or of an algorithm we do not store.
+
+        """
+        name, colon, encoded = text.partition(":")
+        if not colon:
+            raise DigestInvalid("a digest is written algorithm:hex, as in sha256:9f86d0...", detail={"digest": text})
+        algorithm = Algorithm.parse(name)
+        if _HEX[algorithm].fullmatch(encoded) is None:
+            raise DigestInvalid(
+                f"a {algorithm.text} digest has {algorithm.digest_bytes * 2} lowercase hexadecimal digits",
+                detail={"digest": text},
+            )
+        return cls(algorithm, bytes.fromhex(encoded))
+
+    @classmethod
+    def of(cls, content: bytes, algorithm: Algorithm = Algorithm.SHA256) -> Self:
+        """Return the digest of `content`."""
+        hasher = algorithm.hasher()
+        hasher.update(content)
+        return cls(algorithm, hasher.digest())
+
+    @property
+    def hex(self) -> str:
+        """The encoded part."""
+        return self.raw.hex()
+
+    def __str__(self) -> str:
+        return f"{self.algorithm.text}:{self.raw.hex()}"
+
+
+EMPTY_SHA256 = Digest.of(b"")
+EMPTY_SHA512 = Digest.of(b"", Algorithm.SHA512)
+
+
+def is_empty_content(digest: Digest) -> bool:
+    """Tell whether this is the digest of zero bytes."""
+    return digest in (EMPTY_SHA256, EMPTY_SHA512)

@@ -1,0 +1,293 @@
+"""Every error of Lading, on one page.
+
+    LadingError
+    |-- StartRefused                     the server will not start: a sentence, and what to do
+    |   |-- SettingsInvalid  PortUnavailable  DataDirectoryInUse  DataDirectoryUnusable  DiskFull
+    |   `-- DatabaseUnusable  SchemaTooNew  StoreMismatch
+    |-- ClientGone                       the client left in the middle of its request: no reply is possible
+    `-- RegistryError                    answered over HTTP with `status` and the OCI envelope
+        |-- BlobUnknown  UploadUnknown  ManifestUnknown  NameUnknown  RouteUnknown          404
+        |-- NameInvalid  TagInvalid  DigestInvalid  DigestMismatch  PageSizeInvalid         400
+        |-- UploadInvalid  SizeInvalid  ManifestInvalid  ManifestBlobUnknown  RequestInvalid  400
+        |-- Unauthorized 401  Denied 403
+        |-- MethodNotAllowed  DeleteDisabled  BlobInUse                                     405
+        |-- BodyTimeout 408  BodyTooLarge 413  TargetTooLong 414  HeadersTooLarge 431
+        |-- RangeUnsatisfiable  ChunkOutOfOrder                                             416
+        `-- Internal 500  Busy 503  StorageFull 507
+
+Codes and statuses live here and nowhere else. Code names: distribution-spec "Error Codes", and the Docker additions.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+
+class LadingError(Exception):
+    """The root of everything Lading raises on purpose."""
+
+
+class StartRefused(LadingError):  # noqa: N818 - it states what happened, as its subclasses do
+    """The server will not start. `message` says why in a sentence, `hint` what to do next."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class SettingsInvalid(StartRefused):
+    """A setting is missing, unknown or wrong; the message names its path and where it was read."""
+
+    exit_code = 2
+
+
+class PortUnavailable(StartRefused):
+    """The address cannot be bound: taken by another program, or not ours to take."""
+
+
+class DataDirectoryInUse(StartRefused):
+    """Another server holds the lock of this data directory."""
+
+
+class DataDirectoryUnusable(StartRefused):
+    """The data directory cannot be made, read or written."""
+
+
+class DiskFull(StartRefused):
+    """There is no room to start: the database could not be written."""
+
+
+class DatabaseUnusable(StartRefused):
+    """The database or its library cannot be trusted with committed writes."""
+
+
+class SchemaTooNew(StartRefused):
+    """The database was written by a newer Lading."""
+
+
+class StoreMismatch(StartRefused):
+    """The objects on disk and the database do not belong together (E1)."""
+
+
+class ClientGone(LadingError):  # noqa: N818 - an ordinary event, not a fault
+    """The client closed its connection before its request was whole."""
+
+
+class RegistryError(LadingError):
+    """An answer that is an error: `status`, `code`, `message`, `detail` (any JSON) and extra reply `headers`."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "UNKNOWN"
+    message: ClassVar[str] = "something went wrong"
+
+    def __init__(self, message: str = "", *, detail: object = None, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message or self.message)
+        self.detail = detail
+        self.headers: Mapping[str, str] = headers or {}
+
+
+class BlobUnknown(RegistryError):
+    """The repository has no such blob."""
+
+    status, code, message = 404, "BLOB_UNKNOWN", "this repository has no such blob"
+
+
+class UploadUnknown(RegistryError):
+    """No such upload session here: never started, expired, finished, cancelled, or of another repository."""
+
+    status, code, message = 404, "BLOB_UPLOAD_UNKNOWN", "no such upload session; start a new one with POST"
+
+
+class ManifestUnknown(RegistryError):
+    """The repository has no such tag or manifest."""
+
+    status, code, message = 404, "MANIFEST_UNKNOWN", "this repository has no such manifest"
+
+
+class NameUnknown(RegistryError):
+    """No such repository."""
+
+    status, code, message = 404, "NAME_UNKNOWN", "no such repository"
+
+
+class RouteUnknown(RegistryError):
+    """The path is none of the API's."""
+
+    status, code, message = 404, "NAME_UNKNOWN", "this path is not part of the registry API"
+
+
+class NameInvalid(RegistryError):
+    """A repository name outside the grammar of the specification."""
+
+    status, code, message = 400, "NAME_INVALID", "not a valid repository name"
+
+
+class TagInvalid(RegistryError):
+    """A tag outside the grammar of the specification, on a write."""
+
+    status, code, message = 400, "TAG_INVALID", "not a valid tag"
+
+
+class DigestInvalid(RegistryError):
+    """A digest that is malformed, missing, or of an algorithm we do not store."""
+
+    status, code, message = 400, "DIGEST_INVALID", "not a valid digest"
+
+
+class DigestMismatch(RegistryError):
+    """The content received does not have the digest the client gave."""
+
+    status, code, message = 400, "DIGEST_INVALID", "the content does not match the digest"
+
+
+class PageSizeInvalid(RegistryError):
+    """`n` is not a non-negative integer."""
+
+    status, code, message = 400, "PAGINATION_NUMBER_INVALID", "n must be a non-negative integer"
+
+
+class UploadInvalid(RegistryError):
+    """The upload request contradicts itself or asks for what we do not offer."""
+
+    status, code, message = 400, "BLOB_UPLOAD_INVALID", "the upload request is not valid"
+
+
+class SizeInvalid(RegistryError):
+    """The body's length disagrees with what its headers say."""
+
+    status, code, message = 400, "SIZE_INVALID", "the body is not as long as its headers say"
+
+
+class ManifestInvalid(RegistryError):
+    """The manifest breaks a rule of the image specification."""
+
+    status, code, message = 400, "MANIFEST_INVALID", "the manifest is not valid"
+
+
+class ManifestBlobUnknown(RegistryError):
+    """A manifest refers to blobs or manifests that the repository does not have; `detail` lists their digests."""
+
+    status, code, message = 400, "MANIFEST_BLOB_UNKNOWN", "the manifest refers to content this repository does not have"
+
+    def __init__(self, digests: Sequence[str]) -> None:
+        super().__init__(f"{self.message}: {', '.join(digests)}", detail=[{"digest": digest} for digest in digests])
+
+
+class RequestInvalid(RegistryError):
+    """The request is not one a client of the specification would send."""
+
+    status, code, message = 400, "UNSUPPORTED", "the request is not valid"
+
+
+class Unauthorized(RegistryError):
+    """Credentials are missing or do not suffice; `challenge` becomes WWW-Authenticate."""
+
+    status, code, message = 401, "UNAUTHORIZED", "authentication required"
+
+    def __init__(self, challenge: str, message: str = "") -> None:
+        super().__init__(message, headers={"WWW-Authenticate": challenge})
+
+
+class Denied(RegistryError):
+    """The caller is known, and may never do this."""
+
+    status, code, message = 403, "DENIED", "access to this is denied"
+
+
+class MethodNotAllowed(RegistryError):
+    """The route exists, the method does not."""
+
+    status, code, message = 405, "UNSUPPORTED", "this method is not supported here"
+
+    def __init__(self, allowed: Sequence[str]) -> None:
+        super().__init__(headers={"Allow": ", ".join(allowed)})
+
+
+class DeleteDisabled(RegistryError):
+    """Deleting is switched off by `deletes.enabled`."""
+
+    status, code, message = 405, "UNSUPPORTED", "deleting is disabled on this registry (setting deletes.enabled)"
+
+    def __init__(self, allowed: Sequence[str]) -> None:
+        super().__init__(headers={"Allow": ", ".join(allowed)})
+
+
+class BlobInUse(RegistryError):
+    """Manifests of the repository still refer to the blob; `detail` lists their digests."""
+
+    status, code, message = (
+        405,
+        "UNSUPPORTED",
+        "manifests of this repository still refer to the blob; delete them first",
+    )
+
+    def __init__(self, manifests: Sequence[str]) -> None:
+        super().__init__(
+            detail=[{"manifest": digest} for digest in manifests],
+            headers={"Allow": "GET, HEAD"},
+        )
+
+
+class BodyTimeout(RegistryError):
+    """The client stopped sending in the middle of its body."""
+
+    status, code, message = 408, "UNKNOWN", "the request body stalled; continue the upload from its current offset"
+
+
+class BodyTooLarge(RegistryError):
+    """The body is over the limit for what it is."""
+
+    status, code, message = 413, "SIZE_INVALID", "the content is too large"
+
+
+class TargetTooLong(RegistryError):
+    """The request target is over the limit."""
+
+    status, code, message = 414, "UNSUPPORTED", "the request target is too long"
+
+
+class HeadersTooLarge(RegistryError):
+    """The header fields are over the limit."""
+
+    status, code, message = 431, "UNSUPPORTED", "the request headers are too large"
+
+
+class RangeUnsatisfiable(RegistryError):
+    """No byte of the blob is in the range asked for."""
+
+    status, code, message = 416, "RANGE_INVALID", "the range is outside the blob"
+
+    def __init__(self, blob_bytes: int) -> None:
+        super().__init__(headers={"Content-Range": f"bytes */{blob_bytes}"})
+
+
+class ChunkOutOfOrder(RegistryError):
+    """The chunk does not begin where the session ends; the headers tell the client where to go on."""
+
+    status, code, message = 416, "RANGE_INVALID", "the chunk does not begin at the session's offset"
+
+    def __init__(self, headers: Mapping[str, str], message: str = "") -> None:
+        super().__init__(message, headers=headers)
+
+
+class Internal(RegistryError):
+    """A fault of ours; the log has the story under the request id."""
+
+    status, code, message = 500, "UNKNOWN", "an internal error; the server's log tells more under this request id"
+
+
+class Busy(RegistryError):
+    """The database did not answer in time; what was asked may be tried again."""
+
+    status, code, message = 503, "UNAVAILABLE", "the registry is busy; try again"
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message, headers={"Retry-After": "1"})
+
+
+class StorageFull(RegistryError):
+    """The disk is full; reads and deletes go on."""
+
+    status, code, message = 507, "UNAVAILABLE", "the registry's disk is full; nothing was stored"

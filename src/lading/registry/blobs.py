@@ -1,0 +1,134 @@
+"""Blobs: stat, open, mount, delete. A blob exists where a row says so and its bytes are there (E1, E3)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+import structlog
+
+from lading.metadata import blobs, garbage, manifests
+from lading.metadata.blobs import Blob, LinkedBlob
+from lading.metadata.database import Database
+from lading.metadata.times import now_us
+from lading.oci.digest import Digest
+from lading.oci.errors import BlobInUse, BlobUnknown, DeleteDisabled
+from lading.storage.disk import DiskObject, DiskStore
+
+log = structlog.get_logger(__name__)
+_MAX_HOLDERS_ASKED = 100
+_MAX_MANIFESTS_NAMED = 20
+
+
+@dataclass(frozen=True, slots=True)
+class OpenBlob:
+    """A blob to be sent: its bytes, or an open object that the receiver closes."""
+
+    content_bytes: int
+    content: bytes | DiskObject
+
+
+class Blobs:
+    """The blobs that repositories see."""
+
+    def __init__(self, database: Database, store: DiskStore, *, deletes_enabled: bool) -> None:
+        self._database = database
+        self._store = store
+        self._deletes_enabled = deletes_enabled
+
+    async def stat(self, repository: str, digest: Digest, *, for_push: bool) -> int:
+        """Return the blob's size in bytes.
+
+        For a caller who may push, the answer is a promise: the blob is leased, so that the manifest which relies on
+        it still finds it. Written only when less than half of the lease is left.
+
+        Raises:
+            BlobUnknown: not in this repository, or its bytes are gone; pushing it again heals that.
+
+        """
+        linked = await self._find(repository, digest)
+        at_us = now_us()
+        if (
+            for_push
+            and linked.keep_until_us < at_us + garbage.LEASE_US // 2
+            and not await self._database.write(blobs.extend_lease, linked.repo_id, linked.blob.id, at_us=at_us)
+        ):
+            raise BlobUnknown
+        return linked.blob.content_bytes
+
+    async def open(self, repository: str, digest: Digest) -> OpenBlob:
+        """Open the blob for sending.
+
+        Raises:
+            BlobUnknown: not in this repository, or its bytes are gone.
+
+        """
+        linked = await self._database.read(blobs.find, repository, digest)
+        if linked is None:
+            raise BlobUnknown
+        blob = linked.blob
+        content: bytes | DiskObject | None
+        if blob.object_key is None:
+            content = await self._database.read(blobs.payload, blob.id)
+        else:
+            content = self._store.open(blob.object_key, blob.content_bytes)
+        if content is None:
+            log.warning("a blob's bytes are gone; pushing it again heals it", digest=str(digest))
+            raise BlobUnknown
+        return OpenBlob(blob.content_bytes, content)
+
+    async def delete(self, repository: str, digest: Digest, *, actor: str) -> None:
+        """Hide the blob from the repository, at once.
+
+        Raises:
+            BlobUnknown: not in this repository.
+            BlobInUse: a live manifest of the repository refers to it (I3).
+            DeleteDisabled: by setting.
+
+        """
+        if not self._deletes_enabled:
+            raise DeleteDisabled(("GET", "HEAD"))
+        await self._database.write(_delete, repository, digest, actor, now_us())
+
+    async def mount(
+        self, repository: str, digest: Digest, *, source: str | None, may_pull: Callable[[str], bool], actor: str
+    ) -> bool:
+        """Show a blob of `source` to `repository` as well; False when that cannot be, for whatever reason.
+
+        Without a source, any repository that holds the blob and that the caller may pull from will do (I4).
+        """
+        sources = [source] if source else await self._database.scan(blobs.holders, digest, entries=_MAX_HOLDERS_ASKED)
+        for candidate in sources:
+            if not may_pull(candidate):
+                continue
+            linked = await self._database.read(blobs.find, candidate, digest)
+            if linked is not None and self.is_whole(linked.blob):
+                return await self._database.write(_mount, repository, candidate, digest, actor, now_us())
+        return False
+
+    def is_whole(self, blob: Blob) -> bool:
+        """Tell whether the blob's bytes are where its row says, with the right length."""
+        return blob.object_key is None or self._store.has(blob.object_key, blob.content_bytes)
+
+    async def _find(self, repository: str, digest: Digest) -> LinkedBlob:
+        linked = await self._database.read(blobs.find, repository, digest)
+        if linked is None or not self.is_whole(linked.blob):
+            raise BlobUnknown
+        return linked
+
+
+def _delete(tx: sa.Connection, repository: str, digest: Digest, actor: str, at_us: int) -> None:
+    linked = blobs.find(tx, repository, digest)
+    if linked is None:
+        raise BlobUnknown
+    holding = manifests.holding_blob(tx, linked.repo_id, linked.blob.id, entries=_MAX_MANIFESTS_NAMED)
+    if holding:
+        raise BlobInUse([str(manifest) for manifest in holding])
+    blobs.hide(tx, linked, repository, actor=actor, at_us=at_us)
+
+
+def _mount(tx: sa.Connection, repository: str, source: str, digest: Digest, actor: str, at_us: int) -> bool:
+    linked = blobs.find(tx, source, digest)
+    if linked is None:
+        return False
+    blobs.link(tx, repository, linked.blob.id, digest, actor=actor, at_us=at_us)
+    return True

@@ -1,0 +1,68 @@
+"""Tags: list and delete. Setting one is part of putting its manifest."""
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from lading.metadata import repositories, tags
+from lading.metadata.database import Database
+from lading.metadata.times import now_us
+from lading.oci.errors import DeleteDisabled, ManifestUnknown, NameUnknown
+from lading.oci.names import Tag
+
+_INLINE_ENTRIES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of names in bytewise order; `following` is the `last` by which to ask for the next one, if there is one."""
+
+    names: list[str]
+    following: str | None
+
+
+class Tags:
+    """The tags of all repositories."""
+
+    def __init__(self, database: Database, *, deletes_enabled: bool) -> None:
+        self._database = database
+        self._deletes_enabled = deletes_enabled
+
+    async def list(self, repository: str, *, last: str, entries: int) -> Page:
+        """Return up to `entries` tags after `last`, which need not exist.
+
+        Raises:
+            NameUnknown: no such repository.
+
+        """
+        run = self._database.read if entries <= _INLINE_ENTRIES else self._database.scan
+        names = await run(_page, repository, last, entries + 1)
+        more = 0 < entries < len(names)
+        return Page(names[:entries], names[entries - 1] if more else None)
+
+    async def delete(self, repository: str, tag: Tag, *, actor: str) -> None:
+        """Remove the tag, and nothing else.
+
+        Raises:
+            NameUnknown, ManifestUnknown: nothing there.
+            DeleteDisabled: by setting.
+
+        """
+        if not self._deletes_enabled:
+            raise DeleteDisabled(("GET", "HEAD", "PUT"))
+        await self._database.write(_delete, repository, tag.name, actor, now_us())
+
+
+def _page(tx: sa.Connection, repository: str, last: str, entries: int) -> list[str]:
+    repo_id = repositories.find(tx, repository)
+    if repo_id is None:
+        raise NameUnknown(detail={"name": repository})
+    return tags.page(tx, repo_id, last=last, entries=entries)
+
+
+def _delete(tx: sa.Connection, repository: str, name: str, actor: str, at_us: int) -> None:
+    repo_id = repositories.find(tx, repository)
+    if repo_id is None:
+        raise NameUnknown(detail={"name": repository})
+    if not tags.delete(tx, repository, repo_id, name, actor=actor, at_us=at_us):
+        raise ManifestUnknown(detail={"name": repository, "reference": name})

@@ -1,0 +1,325 @@
+"""Upload sessions: start, append, commit, cancel. Object durable, then row committed, then the answer (I1)."""
+
+import asyncio
+import uuid
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from lading.metadata import blobs, uploads
+from lading.metadata.blobs import CopyChanged, NewContent, SeenCopy
+from lading.metadata.database import Database
+from lading.metadata.times import SECOND_US, now_us
+from lading.metadata.uploads import UploadSession
+from lading.oci.digest import Algorithm, Digest, Hasher
+from lading.oci.errors import BodyTooLarge, Busy, ChunkOutOfOrder, DigestMismatch, SizeInvalid, UploadUnknown
+from lading.oci.ranges import ChunkRange, upload_range
+from lading.storage.disk import DiskStore, StagingFile
+
+Content = AsyncIterator[Sequence[bytes]]
+
+_NO_LIMIT = 2**63 - 1
+_OVERLAP_BYTES = 64 * 1024
+_CHEAP_TO_REHASH_BYTES = 256 * 1024
+_MAX_LIVE_HASHERS = 4096
+_COMMIT_TRIES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The body of a PATCH or PUT: its bytes, its Content-Length, and which bytes of the blob it says it is."""
+
+    content: Content
+    declared_bytes: int | None = None
+    chunk: ChunkRange | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UploadLimits:
+    """What sessions are held to."""
+
+    ttl_seconds: int
+    max_blob_bytes: int | None
+    inline_max_bytes: int
+
+
+class Uploads:
+    """The upload sessions of one worker's view; any worker may take any request of a session (I9)."""
+
+    def __init__(self, database: Database, store: DiskStore, *, store_id: int, limits: UploadLimits) -> None:
+        self._database = database
+        self._store = store
+        self._store_id = store_id
+        self._limits = limits
+        self._hashers = _LiveHashers()
+        self._boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+    async def start(self, repository: str, algorithm: Algorithm = Algorithm.SHA256) -> str:
+        """Open a session; return its id."""
+        upload_id = str(uuid.uuid4())
+        at_us = now_us()
+        expires_us = at_us + self._limits.ttl_seconds * SECOND_US
+        await self._database.write(uploads.start, upload_id, repository, algorithm, at_us=at_us, expires_us=expires_us)
+        return upload_id
+
+    async def offset(self, repository: str, upload_id: str) -> int:
+        """Return how many bytes the session has.
+
+        Raises:
+            UploadUnknown: no such session in this repository.
+
+        """
+        await self._find(repository, upload_id)
+        return self._store.staged_bytes(upload_id)
+
+    async def append(self, repository: str, upload_id: str, part: Part) -> int:
+        """Add a part at the session's end; return the new offset.
+
+        Raises:
+            UploadUnknown: no such session in this repository.
+            ChunkOutOfOrder: the part begins elsewhere, or another request is writing; the session is as it was.
+            SizeInvalid, BodyTooLarge: the part is not what it says or too much; the session is as it was.
+            ClientGone: what had come is kept.
+
+        """
+        session, staging = await self._lock(repository, upload_id, part)
+        with staging:
+            hasher = self._hashers.take(session, staging.offset)
+            try:
+                await self._receive(staging, part, hasher)
+            finally:
+                self._hashers.keep(session, staging.offset, hasher)
+            if hasher is not None and staging.offset > _CHEAP_TO_REHASH_BYTES:
+                digest = Digest(session.algorithm, hasher.digest())
+                known = await self._database.write(
+                    uploads.advance, upload_id, offset=staging.offset, digest=digest, boot_id=self._boot_id
+                )
+                if not known:
+                    raise UploadUnknown
+            return staging.offset
+
+    async def commit(self, repository: str, upload_id: str, digest: Digest, part: Part, *, actor: str) -> None:
+        """Add the last part, check the digest, and make the blob the repository's.
+
+        Raises:
+            UploadUnknown, ChunkOutOfOrder, SizeInvalid, BodyTooLarge, ClientGone: as `append`.
+            DigestMismatch: the content is another; the session is dropped.
+
+        """
+        session, staging = await self._lock(repository, upload_id, part)
+        with staging:
+            hasher = self._hashers.take(session, staging.offset, digest.algorithm)
+            try:
+                await self._receive(staging, part, hasher)
+            except BaseException:
+                self._hashers.keep(session, staging.offset, hasher)
+                raise
+            small = staging.read_all() if staging.offset <= self._limits.inline_max_bytes else None
+            if await self._digest(session, staging, digest.algorithm, hasher, small) != digest:
+                await self._database.write(uploads.finish, upload_id)
+                staging.discard()
+                raise DigestMismatch(f"the content does not match {digest}; the upload session is dropped")
+            await self._store_blob(repository, upload_id, digest, staging, small, actor=actor)
+
+    async def cancel(self, repository: str, upload_id: str) -> None:
+        """End the session and drop its bytes.
+
+        Raises:
+            UploadUnknown: no such session in this repository.
+
+        """
+        await self._find(repository, upload_id)
+        if not await self.drop(upload_id):
+            raise UploadUnknown
+
+    async def drop(self, upload_id: str) -> bool:
+        """End a session that is not being written, with all it left on disk; False when there was none to end."""
+        staging = self._store.stage(upload_id)
+        if staging is None:
+            return False
+        with staging:
+            ended = await self._database.write(uploads.finish, upload_id)
+            if ended:  # its commit never happened, so no row can name an object of it
+                for object_key in await self._store.objects_of(upload_id):
+                    await self._store.remove(object_key)
+            staging.discard()
+            return ended
+
+    async def _find(self, repository: str, upload_id: str) -> UploadSession:
+        session = await self._database.read(uploads.find, upload_id, repository, boot_id=self._boot_id, at_us=now_us())
+        if session is None:
+            raise UploadUnknown
+        return session
+
+    async def _lock(self, repository: str, upload_id: str, part: Part) -> tuple[UploadSession, StagingFile]:
+        """Become the session's only writer, at the place where the part begins."""
+        await self._find(repository, upload_id)
+        staging = self._store.stage(upload_id)
+        if staging is None:
+            raise _out_of_order(
+                repository, upload_id, self._store.staged_bytes(upload_id), "another request is writing this session"
+            )
+        try:
+            session = await self._find(repository, upload_id)
+        except UploadUnknown:  # it ended between the two looks; the file is what our own opening made
+            staging.discard()
+            staging.close()
+            raise
+        try:
+            if part.chunk is not None and part.chunk.first != staging.offset:
+                raise _out_of_order(repository, upload_id, staging.offset)
+            if part.chunk is not None and part.declared_bytes not in {None, part.chunk.length}:
+                raise SizeInvalid("Content-Length is not the length of the Content-Range")
+        except BaseException:
+            staging.close()
+            raise
+        return session, staging
+
+    async def _receive(self, staging: StagingFile, part: Part, hasher: Hasher | None) -> None:
+        """Write the part as it comes: a piece is hashed and written while the next one is received."""
+        start = staging.offset
+        room = (self._limits.max_blob_bytes or _NO_LIMIT) - start
+        expected = part.chunk.length if part.chunk else None
+        received = 0
+        writing: asyncio.Task[None] | None = None
+        try:
+            async for buffers in part.content:
+                size = sum(map(len, buffers))
+                received += size
+                if received > room:
+                    raise BodyTooLarge(f"a blob may have {self._limits.max_blob_bytes} bytes (setting blobs.max_bytes)")
+                if expected is not None and received > expected:
+                    break
+                if writing is not None:
+                    await writing
+                    writing = None
+                if size > _OVERLAP_BYTES:
+                    writing = asyncio.create_task(staging.append(buffers, hasher))
+                else:
+                    await staging.append(buffers, hasher)
+            if writing is not None:
+                await writing
+                writing = None
+            if expected is not None and received != expected:
+                raise SizeInvalid(f"Content-Range says {expected} bytes, the body has another number")
+        except (SizeInvalid, BodyTooLarge):
+            if writing is not None:
+                await writing
+            self._hashers.forget(staging.upload_id)
+            staging.truncate(start)
+            raise
+        finally:
+            if writing is not None:
+                await asyncio.wait([writing])
+
+    async def _digest(
+        self,
+        session: UploadSession,
+        staging: StagingFile,
+        algorithm: Algorithm,
+        hasher: Hasher | None,
+        small: bytes | None,
+    ) -> Digest:
+        """Return the digest of the whole content, by the cheapest way that is certain."""
+        if small is not None:
+            return Digest.of(small, algorithm)
+        if hasher is not None:
+            return Digest(algorithm, hasher.digest())
+        if session.digest is not None and session.digest_offset == staging.offset and session.algorithm is algorithm:
+            return session.digest
+        return await staging.digest(algorithm)
+
+    async def _store_blob(  # noqa: PLR0913 - one commit
+        self,
+        repository: str,
+        upload_id: str,
+        digest: Digest,
+        staging: StagingFile,
+        small: bytes | None,
+        *,
+        actor: str,
+    ) -> None:
+        content = NewContent(digest, staging.offset, self._store_id, data=small)
+        for _ in range(_COMMIT_TRIES):
+            seen = await self._look(digest)
+            if not (seen.whole or small is not None or content.object_key):
+                object_key = await staging.make_object(digest)
+                content = NewContent(digest, staging.offset, self._store_id, object_key=object_key)
+            try:
+                used = await self._database.write(_commit, upload_id, repository, content, seen, actor, now_us())
+            except CopyChanged:  # another push of the same content was quicker, or the collector was
+                continue
+            if content.object_key is not None and not used:
+                await self._store.remove(content.object_key)
+            staging.discard()
+            return
+        raise Busy("too many requests push the same blob; try again")
+
+    async def _look(self, digest: Digest) -> SeenCopy:
+        """See whether the content is stored and its bytes are there now: then ours need not be kept as well (E3)."""
+        stored = await self._database.read(blobs.stored, digest)
+        whole = stored is not None and (
+            stored.object_key is None or self._store.has(stored.object_key, stored.content_bytes)
+        )
+        return SeenCopy(stored, whole)
+
+
+def _commit(  # noqa: PLR0913, PLR0917 - one transaction
+    tx: sa.Connection,
+    upload_id: str,
+    repository: str,
+    content: NewContent,
+    seen: SeenCopy,
+    actor: str,
+    at_us: int,
+) -> bool:
+    """End the session and make its content the repository's; tell whether its own object is the one that is kept."""
+    if not uploads.finish(tx, upload_id):
+        raise UploadUnknown
+    blob_id, used = blobs.record(tx, repository, content, seen, actor=actor, at_us=at_us)
+    blobs.link(tx, repository, blob_id, content.digest, actor=actor, at_us=at_us)
+    return used
+
+
+def session_headers(repository: str, upload_id: str, offset: int) -> Mapping[str, str]:
+    """Return the headers by which every upload answer tells where the session is and how far (distribution-spec end-5)."""
+    return {
+        "Location": f"/v2/{repository}/blobs/uploads/{upload_id}",
+        "Range": upload_range(offset),
+        "Docker-Upload-UUID": upload_id,
+    }
+
+
+def _out_of_order(repository: str, upload_id: str, offset: int, message: str = "") -> ChunkOutOfOrder:
+    return ChunkOutOfOrder(session_headers(repository, upload_id, offset), message)
+
+
+class _LiveHashers:
+    """Hashers of sessions in this process, each good at exactly one offset; the least used are forgotten."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[str, tuple[int, Algorithm, Hasher]] = OrderedDict()
+
+    def take(self, session: UploadSession, offset: int, algorithm: Algorithm | None = None) -> Hasher | None:
+        """Return the hasher that has seen exactly the session's bytes so far; None when this process has none."""
+        algorithm = algorithm or session.algorithm
+        kept_offset, kept_algorithm, hasher = self._kept.pop(session.id, (-1, algorithm, None))
+        if offset == 0:
+            return algorithm.hasher()
+        return hasher if (kept_offset, kept_algorithm) == (offset, algorithm) else None
+
+    def keep(self, session: UploadSession, offset: int, hasher: Hasher | None) -> None:
+        """Remember a hasher for the session's next part."""
+        if hasher is None:
+            return
+        algorithm = Algorithm.SHA256 if len(hasher.digest()) == Algorithm.SHA256.digest_bytes else Algorithm.SHA512
+        self._kept[session.id] = (offset, algorithm, hasher)
+        if len(self._kept) > _MAX_LIVE_HASHERS:
+            self._kept.popitem(last=False)
+
+    def forget(self, upload_id: str) -> None:
+        """Drop what is known of a session."""
+        self._kept.pop(upload_id, None)

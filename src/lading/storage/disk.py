@@ -1,0 +1,315 @@
+"""Objects on the local disk.
+
+    DATA/uploads/<upload id>                  staging: an upload session's bytes; its size is the session's offset
+    DATA/objects/<2 hex>/<hex>.<upload id>    objects: hard links made from synced staging files, never written again
+
+An object's key is never reused (I2): upload ids are 128 random bits, and a session commits once. A staging file that has
+a second link is a commit that was cut short: the link's name ends in its id.
+"""
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import ParamSpec, Self, TypeVar
+
+import structlog
+
+from lading.oci.digest import Algorithm, Digest, Hasher
+from lading.oci.errors import Internal, StorageFull, UploadInvalid
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Buffers = Sequence[bytes | memoryview]
+
+log = structlog.get_logger(__name__)
+
+_THREADS = 8
+_INLINE_BYTES = 64 * 1024
+_REHASH_BYTES = 1024 * 1024
+_MAX_VECTOR = 512
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    """Turn the disk's errors into ours, once, at this edge."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise StorageFull from error
+        log.exception("disk error")
+        raise Internal from error
+
+
+def sync_directory(path: Path) -> None:
+    """Make the directory's entries durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class DiskStore:
+    """The objects and staging files below one data directory."""
+
+    def __init__(self, data: Path) -> None:
+        self._data = data
+        self._objects = data / "objects"
+        self._uploads = data / "uploads"
+        self._threads = ThreadPoolExecutor(_THREADS, "lading-disk")
+
+    def prepare(self) -> None:
+        """Make and sync the folders, so that a commit needs one directory sync. In the parent, before the fork."""
+        if not (self._objects / "ff").is_dir():
+            self._objects.mkdir(exist_ok=True)
+            for number in range(256):
+                (self._objects / f"{number:02x}").mkdir(exist_ok=True)
+            sync_directory(self._objects)
+        self._uploads.mkdir(exist_ok=True)
+        sync_directory(self._data)
+
+    def close(self) -> None:
+        """Wait for what is running."""
+        self._threads.shutdown()
+
+    # Objects
+
+    def has(self, object_key: str, content_bytes: int) -> bool:
+        """Tell whether the object is there with that length: one stat, so it is asked on the loop."""
+        try:
+            return (self._objects / object_key).stat().st_size == content_bytes
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            log.warning("object cannot be read", object_key=object_key, error=str(error))
+            return False
+
+    async def has_all(self, objects: Sequence[tuple[str, int]]) -> list[bool]:
+        """Answer `has` for many, in a thread."""
+        return await self._in_thread(lambda: [self.has(*item) for item in objects])
+
+    def open(self, object_key: str, content_bytes: int) -> "DiskObject | None":
+        """Open an object for reading; None when it is gone or not whole, whatever the database says."""
+        try:
+            descriptor = os.open(self._objects / object_key, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            log.warning("object cannot be opened", object_key=object_key, error=str(error))
+            raise Internal from error
+        if os.fstat(descriptor).st_size != content_bytes:
+            os.close(descriptor)
+            return None
+        return DiskObject(descriptor, self._threads)
+
+    async def remove(self, object_key: str) -> None:
+        """Delete an object that no row has ever named; it may be gone already."""
+        await self._in_thread((self._objects / object_key).unlink, missing_ok=True)
+
+    # Staging files
+
+    def staged_bytes(self, upload_id: str) -> int:
+        """Return the offset of a session: 0 before its first byte."""
+        try:
+            return (self._uploads / upload_id).stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def stage(self, upload_id: str) -> "StagingFile | None":
+        """Open a session's staging file as its only writer; None while another request writes it."""
+        path = self._uploads / upload_id
+        with _translated():
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        status = os.fstat(descriptor)
+        if not status.st_nlink:  # it ended between the open and the lock
+            os.close(descriptor)
+            return None
+        staging = StagingFile(path, descriptor, status.st_size, self._objects, self._threads)
+        staging.committing = status.st_nlink > 1
+        return staging
+
+    async def list_staged(self) -> list[str]:
+        """Return the ids of all staging files."""
+        return await self._in_thread(lambda: sorted(os.listdir(self._uploads)))
+
+    async def objects_of(self, upload_id: str) -> list[str]:
+        """Return the keys that a session's commit has made: none, unless it was cut short. Looks into every folder."""
+
+        def search() -> list[str]:
+            try:
+                if (self._uploads / upload_id).stat().st_nlink < 2:
+                    return []
+            except FileNotFoundError:
+                return []
+            return [
+                f"{folder.name}/{name}"
+                for folder in self._objects.iterdir()
+                for name in os.listdir(folder)
+                if name.endswith(f".{upload_id}")
+            ]
+
+        return await self._in_thread(search)
+
+    async def _in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await _run(self._threads, function, *args, **kwargs)
+
+
+class DiskObject:
+    """An open object. Reading never blocks the loop: what is not in the page cache is read in a thread."""
+
+    def __init__(self, descriptor: int, threads: ThreadPoolExecutor) -> None:
+        self._descriptor = descriptor
+        self._threads = threads
+
+    async def read(self, offset: int, length: int) -> bytes:
+        """Return up to `length` bytes at `offset`; empty past the end."""
+        try:
+            buffer = bytearray(length)
+            count = os.preadv(self._descriptor, [buffer], offset, os.RWF_NOWAIT)
+            if count == length:
+                return bytes(buffer)
+        except OSError:  # not cached, or a file system without this flag
+            pass
+        return await _run(self._threads, os.pread, self._descriptor, length, offset)
+
+    def close(self) -> None:
+        """Close it; may be called twice."""
+        if self._descriptor != -1:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+class StagingFile:
+    """A session's staging file, locked for this one writer until `close`. `offset` is where it ends."""
+
+    def __init__(self, path: Path, descriptor: int, offset: int, objects: Path, threads: ThreadPoolExecutor) -> None:
+        self._path = path
+        self._descriptor = descriptor
+        self._objects = objects
+        self._threads = threads
+        self.offset = offset
+        self.committing = False
+        """True once an object has been made of it: the bytes may be named by a row any moment, so they stay as they are."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let the next writer in."""
+        if self._descriptor != -1:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    @property
+    def upload_id(self) -> str:
+        """The session whose bytes these are."""
+        return self._path.name
+
+    async def append(self, buffers: Buffers, hasher: Hasher | None) -> None:
+        """Hash and write at the end. Small pieces at once; large ones in a thread, where both let the loop run.
+
+        Raises:
+            StorageFull: no room; what was written before stays.
+            UploadInvalid: a commit of this session was tried already.
+
+        """
+        if self.committing:
+            raise UploadInvalid("this session is being committed; PUT it again without a body")
+        if sum(map(len, buffers)) <= _INLINE_BYTES:
+            self._append(buffers, hasher)
+        else:
+            await _run(self._threads, self._append, buffers, hasher)
+
+    def _append(self, buffers: Buffers, hasher: Hasher | None) -> None:
+        with _translated():
+            for start in range(0, len(buffers), _MAX_VECTOR):
+                self._write_all([memoryview(buffer) for buffer in buffers[start : start + _MAX_VECTOR]])
+        if hasher is not None:
+            for buffer in buffers:
+                hasher.update(buffer)
+
+    def _write_all(self, views: list[memoryview]) -> None:
+        while views:
+            written = os.pwritev(self._descriptor, views, self.offset)
+            self.offset += written
+            while views and written >= len(views[0]):
+                written -= len(views.pop(0))
+            if views and written:
+                views[0] = views[0][written:]
+
+    def truncate(self, offset: int) -> None:
+        """Drop what is after `offset`: a chunk that was not what its headers said."""
+        with _translated():
+            os.ftruncate(self._descriptor, offset)
+        self.offset = offset
+
+    def read_all(self) -> bytes:
+        """Return the content of a small file."""
+        with _translated():
+            return os.pread(self._descriptor, self.offset, 0)
+
+    async def digest(self, algorithm: Algorithm) -> Digest:
+        """Hash the file from its beginning, in a thread: when no request has seen all of it pass by."""
+
+        def rehash() -> Digest:
+            hasher = algorithm.hasher()
+            offset = 0
+            with _translated():
+                while piece := os.pread(self._descriptor, _REHASH_BYTES, offset):
+                    hasher.update(piece)
+                    offset += len(piece)
+            return Digest(algorithm, hasher.digest())
+
+        return await _run(self._threads, rehash)
+
+    async def make_object(self, digest: Digest) -> str:
+        """Make the content durable under a new key, and return the key: sync, link, sync the folder.
+
+        When a sync fails, the kernel may have dropped the pages and forgotten it: the staging file is thrown away, so
+        that no later sync can pass for this one.
+
+        Raises:
+            StorageFull, Internal: not durable; the session has to begin again.
+
+        """
+        object_key = f"{digest.hex[:2]}/{digest.hex}.{self._path.name}"
+
+        def sync_and_link() -> None:
+            target = self._objects / object_key
+            with _translated():
+                try:
+                    os.fsync(self._descriptor)
+                    with contextlib.suppress(FileExistsError):  # the same bytes, by an earlier try of this commit
+                        os.link(self._path, target)
+                    sync_directory(target.parent)
+                except OSError:
+                    self._path.unlink(missing_ok=True)
+                    raise
+
+        await _run(self._threads, sync_and_link)
+        self.committing = True
+        return object_key
+
+    def discard(self) -> None:
+        """Remove the staging file; objects made from it stay."""
+        with contextlib.suppress(FileNotFoundError):
+            self._path.unlink()
+
+
+async def _run(threads: ThreadPoolExecutor, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    return await asyncio.get_running_loop().run_in_executor(threads, lambda: function(*args, **kwargs))

@@ -1,0 +1,56 @@
+"""The marker of a data directory: which store this is, and which database speaks of its objects (E1)."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from lading.oci.errors import StoreMismatch
+from lading.storage.disk import sync_directory
+
+MARKER = "registry-store.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """The id pair."""
+
+    store_uid: str
+    database_uid: str
+
+
+def read(data: Path) -> Marker | None:
+    """Return the marker, or None where there is none.
+
+    Raises:
+        StoreMismatch: there is one that cannot be read.
+
+    """
+    path = data / MARKER
+    try:
+        document = json.loads(path.read_bytes())
+        if document["format"] != FORMAT:
+            raise ValueError(f"format {document['format']!r} is not {FORMAT}")
+        return Marker(str(document["store_uid"]), str(document["database_uid"]))
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreMismatch(
+            f"{path} cannot be read: {error!r}", "restore it from a backup of the same data directory"
+        ) from error
+
+
+def write(data: Path, marker: Marker) -> None:
+    """Write the marker, durably and whole."""
+    path = data / MARKER
+    scratch = path.with_suffix(".new")
+    with scratch.open("w") as file:
+        json.dump(
+            {"format": FORMAT, "store_uid": marker.store_uid, "database_uid": marker.database_uid}, file, indent=1
+        )
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    scratch.replace(path)
+    sync_directory(data)

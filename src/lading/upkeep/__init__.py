@@ -1,0 +1,1 @@
+"""Keeping the house: what runs beside the requests, in one process at a time."""

@@ -1,0 +1,58 @@
+"""Jobs that come round: each named callable at its interval, in whichever process holds the lock."""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+log = structlog.get_logger(__name__)
+_LOCK_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A callable, and the seconds between the end of one run and the next."""
+
+    name: str
+    every_seconds: float
+    run: Callable[[], Awaitable[None]]
+
+
+@contextlib.asynccontextmanager
+async def running(jobs: Sequence[Job], lock: Path) -> AsyncIterator[None]:
+    """Run the jobs while the block lasts, whenever no other process does: the kernel frees `lock` at a crash."""
+    task = asyncio.create_task(_run_all(jobs, lock))
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def _run_all(jobs: Sequence[Job], lock: Path) -> None:
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                await asyncio.sleep(_LOCK_SECONDS)
+        await asyncio.gather(*(_repeat(job) for job in jobs))
+    finally:
+        os.close(descriptor)
+
+
+async def _repeat(job: Job) -> None:
+    while True:
+        try:
+            await job.run()
+        except Exception:
+            log.exception("job failed; it will be tried again", job=job.name)
+        await asyncio.sleep(job.every_seconds)

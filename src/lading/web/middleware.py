@@ -1,0 +1,118 @@
+"""What wraps every request: limits of the head, the way to /v2/ or the pages, one access log line, and no escape for faults."""
+
+import os
+import time
+
+import structlog
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from lading.logs import AccessLog
+from lading.oci.errors import ClientGone, HeadersTooLarge, Internal, RegistryError, RequestInvalid, TargetTooLong
+from lading.web import errors
+
+log = structlog.get_logger(__name__)
+
+MAX_TARGET_BYTES = 8 * 1024
+MAX_HEADERS_BYTES = 32 * 1024
+MAX_HEADER_FIELDS = 100
+CLIENT_GONE_STATUS = 499
+_API_VERSION = (b"docker-distribution-api-version", b"registry/2.0")
+
+
+class Front:
+    """The outermost application: `/v2/` goes to the registry API, everything else to the pages."""
+
+    def __init__(self, v2: ASGIApp, pages: ASGIApp, access_log: AccessLog) -> None:
+        self._v2 = v2
+        self._pages = pages
+        self._access_log = access_log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request and log it."""
+        if scope["type"] != "http":
+            return
+        exchange = _Exchange(scope, send)
+        try:
+            _refuse_excess(scope)
+            app = self._v2 if _is_registry_path(scope["raw_path"]) else self._pages
+            await app(scope, receive, exchange.send)
+        except ClientGone:
+            exchange.status = exchange.status or CLIENT_GONE_STATUS
+        except RegistryError as error:
+            await exchange.fail(error)
+        except (OSError, TimeoutError) as error:
+            log.warning("reply cut off", request_id=exchange.request_id, error=repr(error))
+            raise
+        except Exception:
+            log.exception("fault", request_id=exchange.request_id, path=scope["path"])
+            await exchange.fail(Internal())
+        finally:
+            exchange.write_to(self._access_log)
+
+
+class _Exchange:
+    """One request and what became of it."""
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self._scope = scope
+        self._send = send
+        self._began_ns = time.perf_counter_ns()
+        self.request_id = os.urandom(8).hex()
+        self.status = 0
+        self._id_header = (b"x-request-id", self.request_id.encode())
+        scope["state"] = {}
+
+    async def send(self, message: Message) -> None:
+        """Pass a message on; a reply gets the request's id."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message["headers"].append(self._id_header)
+        await self._send(message)
+
+    async def fail(self, error: RegistryError) -> None:
+        """Answer with an error, if nothing has been answered; cut the connection otherwise."""
+        if self.status:
+            raise ConnectionError("the reply had begun") from error
+        reply = errors.render(error)
+        headers = [*reply.raw_headers(), _API_VERSION, (b"connection", b"close")]
+        await self.send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        body = reply.body if isinstance(reply.body, bytes) and self._scope["method"] != "HEAD" else b""
+        await self._send({"type": "http.response.body", "body": body})
+
+    def write_to(self, access_log: AccessLog) -> None:
+        """Write the access log's line."""
+        state = self._scope["state"]
+        client = self._scope.get("client")
+        access_log.write(
+            request_id=self.request_id,
+            method=self._scope["method"],
+            route=state.get("route") or self._scope["path"],
+            repository=state.get("repository") or None,
+            digest=state.get("digest") or None,
+            status=self.status,
+            sent_bytes=state.get("bytes", 0),
+            received_bytes=state.get("received", 0),
+            duration_us=(time.perf_counter_ns() - self._began_ns) // 1000,
+            client=client[0] if client else None,
+        )
+
+
+def _is_registry_path(raw_path: bytes) -> bool:
+    return raw_path[:4] == b"/v2/" or raw_path == b"/v2"
+
+
+def _refuse_excess(scope: Scope) -> None:
+    """Hold the request's head to its limits (trust: a name, a token and a page of tags fit many times)."""
+    if len(scope["raw_path"]) + len(scope["query_string"]) > MAX_TARGET_BYTES:
+        raise TargetTooLong(f"the request target is limited to {MAX_TARGET_BYTES} bytes")
+    headers = scope["headers"]
+    if len(headers) > MAX_HEADER_FIELDS:
+        raise HeadersTooLarge(f"at most {MAX_HEADER_FIELDS} header fields are accepted")
+    size = hosts = 0
+    for name, value in headers:
+        size += len(name) + len(value)
+        hosts += name == b"host"
+    if size > MAX_HEADERS_BYTES:
+        raise HeadersTooLarge(f"the header fields are limited to {MAX_HEADERS_BYTES} bytes")
+    if hosts != 1 and not (hosts == 0 and scope["http_version"] == "1.0"):
+        raise RequestInvalid("a request has exactly one Host")

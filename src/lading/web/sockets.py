@@ -1,0 +1,123 @@
+"""The listening sockets: one per address, bound once, shared by all workers.
+
+No SO_REUSEPORT: with it two servers could share one port without noticing, and a restart would drop connections.
+"""
+
+import errno
+import socket
+from dataclasses import dataclass
+
+from lading.oci.errors import PortUnavailable
+
+BACKLOG = 2048
+# With port 0 the first address picks the port; another address of the same name may have it taken.
+PICK_ATTEMPTS = 20
+IPV6_WILDCARD = "::"
+_ABSENT = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A numeric address and a port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def listen(host: str, port: int) -> list[socket.socket]:
+    """Return a listening socket for each address of `host`, all on one port; port 0 picks a free one.
+
+    Raises:
+        PortUnavailable: an address is taken, or not ours to take.
+
+    """
+    addresses = _resolved(host, port)
+    for attempt in range(PICK_ATTEMPTS):
+        try:
+            return _listen_on_all(addresses, port)
+        except PortUnavailable:
+            if port or attempt == PICK_ATTEMPTS - 1:
+                raise
+    raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def address_of(listener: socket.socket) -> Address:
+    """Return where `listener` listens."""
+    host, port = listener.getsockname()[:2]
+    return Address(host, port)
+
+
+def _resolved(host: str, port: int) -> list[tuple[socket.AddressFamily, str]]:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        raise PortUnavailable(
+            f"{host} is neither an address nor a name that can be resolved", "give another with --host"
+        ) from error
+    return list(dict.fromkeys((family, str(address[0])) for family, _, _, _, address in found))
+
+
+def _listen_on_all(addresses: list[tuple[socket.AddressFamily, str]], port: int) -> list[socket.socket]:
+    listeners: list[socket.socket] = []
+    absent: PortUnavailable | None = None
+    try:
+        for family, host in addresses:
+            try:
+                listeners.append(_listen_on(family, host, port))
+            except _AddressAbsentError as error:
+                absent = error
+            else:
+                port = address_of(listeners[-1]).port
+        if absent is not None and not listeners:
+            raise absent
+    except PortUnavailable:
+        for listener in listeners:
+            listener.close()
+        raise
+    return listeners
+
+
+class _AddressAbsentError(PortUnavailable):
+    """This machine does not have the address: `localhost` resolves to `::1` where IPv6 is switched off, too."""
+
+
+def _listen_on(family: socket.AddressFamily, host: str, port: int) -> socket.socket:
+    listener = None
+    try:
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, host != IPV6_WILDCARD)
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+    except OSError as error:
+        if listener is not None:
+            listener.close()
+        raise _refusal(Address(host, port), error) from error
+    listener.setblocking(False)
+    return listener
+
+
+def _refusal(address: Address, error: OSError) -> PortUnavailable:
+    if error.errno in _ABSENT:
+        return _AddressAbsentError(
+            f"this machine does not have the address {address.host}",
+            "give another with --host, `ip address` lists them",
+        )
+    if error.errno == errno.EADDRINUSE:
+        return PortUnavailable(
+            f"{address} is taken by another program",
+            f"give another port with --port, or find the program: ss -ltnp 'sport = :{address.port}'",
+        )
+    if error.errno == errno.EACCES:
+        return PortUnavailable(
+            f"{address} may not be taken by this user", "ports below 1024 need a privilege: give another with --port"
+        )
+    return PortUnavailable(
+        f"{address} cannot be listened on: {(error.strerror or 'unknown error').lower()}",
+        "give another address with --host and --port",
+    )

@@ -1,0 +1,111 @@
+"""The ASGI application under /v2/: from a scope to a reply, the same way for every route."""
+
+from starlette.types import Receive, Scope, Send
+
+from lading.auth.policy import Policy
+from lading.oci.errors import MethodNotAllowed, RegistryError
+from lading.registry.registry import Registry
+from lading.web import errors
+from lading.web.bodies import Body
+from lading.web.replies import BlobBody, Reply, send_body
+from lading.web.v2.request import Query, Request
+from lading.web.v2.routes import Endpoint, Place, Route, locate, routes
+
+_DRAIN_BYTES = 8 * 1024 * 1024
+_DRAIN_SECONDS = 5.0
+API_VERSION = {"Docker-Distribution-Api-Version": "registry/2.0"}
+
+
+class V2:
+    """Finds the route, asks the policy, calls the handler, sends the reply."""
+
+    def __init__(self, registry: Registry, policy: Policy, *, max_page_entries: int) -> None:
+        self._registry = registry
+        self._policy = policy
+        self._routes = routes(max_page_entries=max_page_entries)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request. What went into the access log's record is in `scope["state"]`."""
+        body = Body(receive, _declared_bytes(scope))
+        try:
+            reply = await self._answer(scope, body)
+        except RegistryError as error:
+            reply = errors.render(error)
+        try:
+            await self._send(scope, body, reply, send)
+        finally:
+            scope["state"]["received"] = body.received
+            if isinstance(reply.body, BlobBody):
+                reply.body.close()
+
+    async def _answer(self, scope: Scope, body: Body) -> Reply:
+        place = locate(scope["raw_path"])
+        state = scope["state"]
+        state["route"] = place.route
+        route = self._routes[place.route]
+        if scope["method"] == "OPTIONS":
+            return _preflight(route)
+        endpoint = route.methods.get(scope["method"])
+        repository = place.repository
+        state["repository"] = repository
+        if endpoint is None:
+            raise MethodNotAllowed(tuple(route.methods))
+        request = self._request(scope, body, place, endpoint, repository)
+        reply = await endpoint.handler(request)
+        digest = reply.headers.get("Docker-Content-Digest", "")
+        state["digest"] = digest or (place.target if ":" in place.target else "")
+        return reply
+
+    def _request(self, scope: Scope, body: Body, place: Place, endpoint: Endpoint, repository: str) -> Request:
+        """Parse the request. Access is decided here, once, before the body is looked at: a long upload is not asked twice."""
+        authorization = next((value for key, value in scope["headers"] if key == b"authorization"), None)
+        identity = self._policy.authorize(
+            None if authorization is None else authorization.decode("latin-1"), endpoint.action, repository or None
+        )
+        return Request(
+            scope=scope,
+            method=scope["method"],
+            repository=repository,
+            target=place.target,
+            query=Query(scope["query_string"]),
+            body=body,
+            identity=identity,
+            policy=self._policy,
+            registry=self._registry,
+        )
+
+    async def _send(self, scope: Scope, body: Body, reply: Reply, send: Send) -> None:
+        """Send the reply. When the client is still sending, it is heard out within bounds, so that it reads the answer."""
+        unread = not body.finished
+        headers = reply.raw_headers()
+        headers += [(name.lower().encode(), value.encode()) for name, value in API_VERSION.items()]
+        if unread:
+            headers.append((b"connection", b"close"))
+        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        if scope["method"] == "HEAD":
+            await send({"type": "http.response.body", "body": b"", "more_body": unread})
+        else:
+            scope["state"]["bytes"] = await send_body(send, reply, more=unread)
+        if unread:
+            await body.drain(_DRAIN_BYTES, _DRAIN_SECONDS)
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _preflight(route: Route) -> Reply:
+    """Answer a browser's preflight without credentials, as it can send none.
+
+    No origin is granted: a page of some other site must not push through the browser of someone who runs a registry.
+    """
+    methods = ", ".join((*route.methods, "OPTIONS"))
+    return Reply(204, {"Allow": methods, "Access-Control-Allow-Methods": methods, "Vary": "Origin"})
+
+
+def _declared_bytes(scope: Scope) -> int | None:
+    """Return the body's length; 0 where the request has no body, None where it comes in chunks."""
+    declared: int | None = 0
+    for key, value in scope["headers"]:
+        if key == b"content-length":
+            declared = int(value)
+        elif key == b"transfer-encoding":
+            return None
+    return declared

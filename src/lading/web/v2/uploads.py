@@ -1,0 +1,95 @@
+"""Handlers of upload sessions: end-4, end-5, end-6, end-11, end-13, end-14."""
+
+from lading.oci.digest import Algorithm, Digest, is_empty_content
+from lading.oci.errors import DigestInvalid, NameInvalid
+from lading.oci.names import parse_repository_name
+from lading.oci.ranges import ChunkRange
+from lading.registry.uploads import Part, session_headers
+from lading.web.replies import Reply
+from lading.web.v2.request import Request
+
+
+async def start_upload(request: Request) -> Reply:
+    """Spec: end-4a (plain), end-4b (whole blob), end-4c (digest-algorithm), end-11 (mount)."""
+    algorithm = Algorithm.parse(request.query.first("digest-algorithm") or "sha256")
+    mounted = request.query.digest("mount")
+    if mounted is not None:
+        if await _mount(request, mounted):
+            return _created(request.repository, mounted)
+        return await _session(request, algorithm)
+    digest = request.query.digest()
+    if digest is None:
+        return await _session(request, algorithm)
+    if request.body.declared_bytes == 0 and not is_empty_content(digest):
+        return await _session(request, digest.algorithm)
+    upload_id = await request.registry.uploads.start(request.repository, digest.algorithm)
+    await request.registry.uploads.commit(
+        request.repository,
+        upload_id,
+        digest,
+        Part(request.body.pieces(), request.body.declared_bytes),
+        actor=request.actor,
+    )
+    return _created(request.repository, digest)
+
+
+async def get_upload(request: Request) -> Reply:
+    """Spec: end-13."""
+    offset = await request.registry.uploads.offset(request.repository, request.target)
+    return Reply(204, session_headers(request.repository, request.target, offset))
+
+
+async def append_upload(request: Request) -> Reply:
+    """Spec: end-5."""
+    offset = await request.registry.uploads.append(request.repository, request.target, _part(request))
+    return Reply(202, session_headers(request.repository, request.target, offset))
+
+
+async def commit_upload(request: Request) -> Reply:
+    """Spec: end-6."""
+    digest = request.query.digest()
+    if digest is None:
+        await request.registry.uploads.offset(request.repository, request.target)
+        raise DigestInvalid("the closing PUT must give the blob's digest: ?digest=sha256:...")
+    await request.registry.uploads.commit(
+        request.repository, request.target, digest, _part(request), actor=request.actor
+    )
+    return _created(request.repository, digest)
+
+
+async def cancel_upload(request: Request) -> Reply:
+    """Spec: end-14."""
+    await request.registry.uploads.cancel(request.repository, request.target)
+    return Reply(204)
+
+
+async def _mount(request: Request, digest: Digest) -> bool:
+    """Try the mount. A source that is no repository name is one that does not have the blob."""
+    source = request.query.first("from")
+    try:
+        name = parse_repository_name(source) if source else None
+    except NameInvalid:
+        return False
+    return await request.registry.blobs.mount(
+        request.repository, digest, source=name, may_pull=request.may_pull, actor=request.actor
+    )
+
+
+async def _session(request: Request, algorithm: Algorithm) -> Reply:
+    upload_id = await request.registry.uploads.start(request.repository, algorithm)
+    return Reply(202, session_headers(request.repository, upload_id, 0))
+
+
+def _part(request: Request) -> Part:
+    """Return the body, with what Content-Range says of it; one that cannot be read is out of order, whatever it means."""
+    header = request.header(b"content-range")
+    if header is None:
+        return Part(request.body.pieces(), request.body.declared_bytes)
+    return Part(request.body.pieces(), request.body.declared_bytes, ChunkRange.parse(header) or _NOWHERE)
+
+
+def _created(repository: str, digest: Digest) -> Reply:
+    return Reply(201, {"Location": f"/v2/{repository}/blobs/{digest}", "Docker-Content-Digest": str(digest)})
+
+
+_NOWHERE = ChunkRange(-1, -1)

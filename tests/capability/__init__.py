@@ -1,0 +1,1 @@
+"""A running registry, watched from outside: one file for each capability."""

@@ -1,0 +1,68 @@
+"""Real servers for the tests: one that most share, and as many others as a test asks for."""
+
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.capability.repository import Repository, new_name
+from tests.capability.server import ClosedRegistry, RegistryProcess, StartRegistry
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryProcess]:
+    """Run one server with default settings for all tests of this test process."""
+    server = RegistryProcess(tmp_path_factory.mktemp("registry"))
+    server.start()
+    try:
+        yield server
+        server.stop()
+    finally:
+        server.kill()
+        shutil.rmtree(server.data, ignore_errors=True)
+
+
+@pytest.fixture
+def repository(registry: RegistryProcess) -> Repository:
+    """Return a repository of the shared server that no other test uses."""
+    return Repository(registry.wire, new_name())
+
+
+@pytest.fixture(scope="session")
+def closed_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClosedRegistry]:
+    """Run one server that wants a token for everything."""
+    server = ClosedRegistry(tmp_path_factory.mktemp("closed"))
+    server.start()
+    try:
+        yield server
+        server.stop()
+    finally:
+        server.kill()
+        shutil.rmtree(server.data, ignore_errors=True)
+
+
+@pytest.fixture
+def start_registry(tmp_path: Path) -> Iterator[StartRegistry]:
+    """Return a function that starts a server of the test's own, with the settings given as environment variables."""
+    started: list[RegistryProcess] = []
+
+    def start(settings: Mapping[str, str] | None = None) -> RegistryProcess:
+        folder = tmp_path / f"registry-{len(started)}"
+        folder.mkdir()
+        server = RegistryProcess(folder, settings)
+        started.append(server)
+        server.start()
+        return server
+
+    try:
+        yield start
+        for server in started:
+            if server.running:
+                server.stop()
+            else:
+                server.assert_untroubled()
+    finally:
+        for server in started:
+            server.kill()
+            shutil.rmtree(server.data, ignore_errors=True)

@@ -1,0 +1,97 @@
+"""containerd 2 by its own ctr: what Kubernetes pulls with. Images keep their digests on the way in and out."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.clients.client import Client, held_in_layout
+from tests.clients.processes import daemon
+from tests.clients.registry import Held
+
+IMPORTED_AS = "lading.test/fixture"
+CONFIGURATION = """\
+version = 3
+root = "{scratch}/root"
+state = "{scratch}/state"
+disabled_plugins = [
+  "io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime",
+  "io.containerd.nri.v1.nri", "io.containerd.snapshotter.v1.blockfile", "io.containerd.snapshotter.v1.btrfs",
+  "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs",
+]
+[grpc]
+address = "{scratch}/c.sock"
+[ttrpc]
+address = "{scratch}/c.sock.ttrpc"
+[[plugins."io.containerd.transfer.v1.local".unpack_config]]
+platform = "linux/amd64"
+snapshotter = "native"
+"""
+
+
+class Containerd(Client):
+    name = "containerd"
+    programs = ("containerd", "ctr")
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Run a containerd of its own, beside any other on the machine."""
+        configuration = self.scratch / "containerd.toml"
+        configuration.write_text(CONFIGURATION.format(scratch=self.scratch))
+        command: list[str | Path] = [self.program("containerd"), "-c", configuration]
+        with daemon(command, self.environment(), self.scratch / "containerd.log", lambda: self.succeeds(self.version)):
+            yield
+
+    def version(self) -> str:
+        return self._ctr("version").split("Server:")[1].split()[1].partition("+")[0]
+
+    def push(self, reference: str) -> str:
+        self._ctr("images", "tag", "--force", self._load("amd64"), reference)
+        return self._push(reference)
+
+    def pull(self, reference: str, platform: str | None = None) -> Held:
+        known = self._ctr("images", "ls", "-q").split()
+        if known:
+            self._ctr("images", "rm", "--sync", *known)
+        chosen = ["--platform", platform] if platform else []
+        self._ctr("images", "pull", "--plain-http", "--snapshotter", "native", *chosen, reference)
+        digest = self._digest(reference)
+        return Held(digest, held_in_layout(self._content, self._child(digest, platform)).contents)
+
+    def push_index(self, reference: str) -> str:
+        self._ctr("images", "tag", "--force", self._load("index"), reference)
+        return self._push(reference)
+
+    def push_elsewhere(self, source: str, target: str) -> str:
+        # A pull writes into the labels of each blob where it came from; a push asks to mount it from there.
+        self._ctr("images", "tag", source, target)
+        return self._push(target)
+
+    @property
+    def _content(self) -> Path:
+        # The content store keeps blobs under the same names as an OCI layout does.
+        return self.scratch / "root" / "io.containerd.content.v1.content"
+
+    def _load(self, tag: str) -> str:
+        options = ("--all-platforms", "--no-unpack", "--base-name", IMPORTED_AS)
+        self._ctr("images", "import", *options, self.fixture.archive)
+        return f"{IMPORTED_AS}:{tag}"
+
+    def _push(self, reference: str) -> str:
+        self._ctr("images", "push", "--plain-http", reference)
+        return self._digest(reference)
+
+    def _digest(self, reference: str) -> str:
+        (row,) = self._ctr("images", "ls", f"name=={reference}").splitlines()[1:]
+        return row.split()[2]
+
+    def _child(self, digest: str, platform: str | None) -> str:
+        if platform is None:
+            return digest
+        index = json.loads((self._content / "blobs" / digest.replace(":", "/")).read_bytes())
+        architecture = platform.split("/")[1]
+        (child,) = (each["digest"] for each in index["manifests"] if each["platform"]["architecture"] == architecture)
+        return str(child)
+
+    def _ctr(self, *words: str | Path) -> str:
+        return self.run("ctr", "-a", self.scratch / "c.sock", *words)

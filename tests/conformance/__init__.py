@@ -1,0 +1,1 @@
+"""The official OCI conformance suite against a running registry."""

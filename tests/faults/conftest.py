@@ -1,0 +1,42 @@
+"""A server for each test, the seed of a run, and the long form."""
+
+import os
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.capability.server import RegistryProcess
+
+FULL = os.environ.get("LADING_FULL", "") not in {"", "0"}
+SEED = os.environ.get("LADING_SEED") or f"{random.SystemRandom().getrandbits(32):08x}"
+
+
+def pytest_report_header() -> str:
+    """Say how to repeat this run."""
+    return f"faults: LADING_SEED={SEED}, {'the long form' if FULL else 'the short form (LADING_FULL=1 runs all)'}"
+
+
+@pytest.fixture(scope="session")
+def seed() -> str:
+    """Return what the plans of all clients are made from."""
+    return SEED
+
+
+@pytest.fixture(scope="session")
+def full() -> bool:
+    """Tell whether the long form was asked for."""
+    return FULL
+
+
+@pytest.fixture
+def server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[RegistryProcess]:
+    """Return a server that is not started yet, with two workers or as many as the test's parameter says."""
+    process = RegistryProcess(tmp_path, workers=getattr(request, "param", 2))
+    try:
+        yield process
+    finally:
+        process.kill()
+        shutil.rmtree(tmp_path, ignore_errors=True)

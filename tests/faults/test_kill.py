@@ -1,0 +1,112 @@
+"""The server is killed in the middle of its work, again and again: what it acknowledged is there, whole."""
+
+import os
+import random
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.capability.server import RegistryProcess, until
+from tests.faults.checker import Checker, expire_sessions
+from tests.faults.load import Client, Load, new_clients
+
+CLIENTS = 8
+READY_SECONDS = 5.0
+LONGEST_LOAD_SECONDS = 2.0
+SWEEP_SECONDS = 20.0
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+
+
+def test_nothing_acknowledged_is_lost_when_the_server_is_killed(server: RegistryProcess, seed: str, full: bool) -> None:
+    """A 201 that a kill can take back is what people leave a registry for (I1, V1 to V5, V9, V10)."""
+    source = random.Random(seed)
+    checker = Checker(server.data)
+    clients: list[Client] = []
+    server.start()
+
+    for cycle in range(200 if full else 20):
+        newcomers = new_clients(server.wire, CLIENTS, prefix=f"cycle{cycle}", seed=f"{seed} {cycle}")
+        clients += newcomers
+        with Load(newcomers) as load:
+            time.sleep(source.uniform(0.05, LONGEST_LOAD_SECONDS))
+            server.kill()
+        assert not load.faults(), f"cycle {cycle}, seed {seed}: {load.faults()}"
+        start_in_time(server)
+        assert_all_there(server, checker, newcomers)
+
+    assert_all_there(server, checker, clients)
+    assert_clean_at_last(server, checker, clients)
+
+
+def test_nothing_acknowledged_is_lost_when_workers_are_killed(server: RegistryProcess, seed: str, full: bool) -> None:
+    """The others go on with what a dead worker has left: its half-written commits, its locks, its sessions (I9)."""
+    source = random.Random(seed)
+    checker = Checker(server.data)
+    clients = new_clients(server.wire, CLIENTS, prefix="workers", seed=seed)
+    server.start()
+
+    with Load(clients) as load:
+        for _ in range(100 if full else 15):
+            time.sleep(source.uniform(0.05, 0.6))
+            kill_one_worker(server, source)
+    assert until(lambda: len(server.tree()) == 3, seconds=READY_SECONDS), "a killed worker was not replaced"
+
+    assert not load.faults(), f"seed {seed}: {load.faults()}"
+    assert_all_there(server, checker, clients)
+    assert_clean_at_last(server, checker, clients)
+
+
+def start_in_time(server: RegistryProcess) -> None:
+    """Start the server and assert that it is ready soon, not counting what the machine gave to others meanwhile."""
+    began = time.monotonic()
+    server.start()
+    took = time.monotonic() - began
+    waited = sum(_waited_seconds(pid) for pid in server.tree()[:2])  # the parent, and one of its workers beside it
+    assert took - waited < READY_SECONDS, f"ready after {took:.1f} s, {waited:.1f} s of them waiting for a processor"
+
+
+def _waited_seconds(pid: int) -> float:
+    """Return how long a process was ready to run and did not get a processor."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+
+
+def kill_one_worker(server: RegistryProcess, source: random.Random) -> None:
+    """Kill a worker; there is one to kill soon, since the parent replaces the dead."""
+    assert until(lambda: len(server.tree()) > 1), "no worker is left"
+    os.kill(source.choice(server.tree()[1:]), signal.SIGKILL)
+
+
+def assert_all_there(server: RegistryProcess, checker: Checker, clients: Sequence[Client]) -> None:
+    """Assert that the clients find what they were promised, and that tables and files agree with them and each other."""
+    for client in clients:
+        client.verify()
+    states = checker.states()
+    for client in clients:
+        assert states.get(client.repository, type(client.state)()) == client.state, client.repository
+    assert not checker.problems()
+    assert until(lambda: not checker.leftovers(), seconds=SWEEP_SECONDS), checker.leftovers()
+    for client in clients:
+        client.disconnect()
+    assert server.running
+
+
+def assert_clean_at_last(server: RegistryProcess, checker: Checker, clients: Sequence[Client]) -> None:
+    """Go on with what was cut short, push again, end all sessions: then every file has its row, and every row its file."""
+    for client in clients[-CLIENTS:]:
+        client.resume()
+        client.push_again()
+        client.verify()
+        client.disconnect()
+    server.stop()
+    expire_sessions(server.data)
+    server.start()
+
+    assert until(lambda: not checker.leftovers(of_open_sessions=True), seconds=SWEEP_SECONDS), checker.leftovers(
+        of_open_sessions=True
+    )
+    assert not checker.problems(rehash=True)
+    server.stop()

@@ -1,0 +1,1 @@
+"""The rules this code base keeps about itself."""
