@@ -76,6 +76,7 @@ def check_identity(connection: sa.Connection, data: Path) -> None:
         if stores.has_objects(connection, store.id):
             raise StoreMismatch(
                 f"the database {data / DATABASE} speaks of objects in store {store.store_uid}, "
+                f""
                 f"but {data / identity.MARKER} is not there: the objects were moved away or emptied",
                 "put the right data directory back; to begin anew, move the database away as well",
             )
@@ -84,7 +85,7 @@ def check_identity(connection: sa.Connection, data: Path) -> None:
         raise StoreMismatch(
             f"{data / identity.MARKER} belongs to database {marker.database_uid} (store {marker.store_uid}), "
             f"but {data / DATABASE} is new: the database was lost or moved away",
-            f"restore {DATABASE} from {data / SNAPSHOTS} or a backup; to begin anew, name an empty directory with --data",
+            f"restore {DATABASE} from {data / SNAPSHOTS} or a backup; to begin anew, name an empty directory",
         )
     elif marker is None:
         marker = Marker(str(uuid.uuid4()), str(uuid.uuid4()))

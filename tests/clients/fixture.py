@@ -1,7 +1,7 @@
 """The image that all clients push: real files of this machine, several layers, one of them above 100 MB, two platforms.
 
-It is written as one OCI image layout, and the same layout as one archive that `docker load` and `ctr import` read. Every
-layer is new each time: what a registry holds already it need not be sent, and some clients ask for that by digest alone.
+It is written as one OCI image layout, and the same layout as one archive that `docker load` and `ctr import` read.
+Every layer is new each time: what a registry holds already need not be sent, and some clients ask by digest alone.
 """
 
 import gzip

@@ -4,13 +4,13 @@ It shares no code with the registry, only the file formats. The server may run; 
 """
 
 import hashlib
+import itertools
 import json
-import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pysqlite3 import dbapi2
 
@@ -65,7 +65,7 @@ class Checker:
 
         An object that a cut-short commit has made belongs to its session for as long as that is open.
         """
-        # Rows before files: what is made meanwhile has its row first, or is a commit in flight.
+        # Files before rows: by then each has had its session's row, and a commit swaps that for an extent at once.
         files = self._object_files()
         staged = sorted(entry.name for entry in (self._data / "uploads").iterdir())
         with _Snapshot(self._data / DATABASE) as snapshot:
@@ -79,10 +79,10 @@ class Checker:
 
     def _object_files(self) -> list[str]:
         objects = self._data / "objects"
-        return [f"{folder.name}/{name}" for folder in objects.iterdir() for name in os.listdir(folder)]
+        return [f"{path.parent.name}/{path.name}" for path in objects.glob("*/*")]
 
     def _object_problems(self, snapshot: "_Snapshot") -> Iterator[str]:
-        """Every extent's file is there, whole, and what its digest says (V2, V5)."""
+        """Look for blobs whose file is missing, cut short or something else (V2, V5)."""
         for digest, size, object_key in snapshot.extents():
             path = self._data / "objects" / object_key
             if not path.is_file():
@@ -95,7 +95,7 @@ class Checker:
                     yield f"blob {digest}: its object {object_key} is something else"
 
     def _session_problems(self, snapshot: "_Snapshot") -> Iterator[str]:
-        """What a session remembers of its bytes is true of its staging file."""
+        """Hold what a session remembers of its bytes against its staging file."""
         for upload_id, offset, digest in snapshot.remembered_digests():
             path = self._data / "uploads" / upload_id
             if not path.is_file() or path.stat().st_size < offset:
@@ -111,7 +111,7 @@ class _Snapshot:
         self._connection = dbapi2.connect(f"file:{path}?mode=ro", uri=True, timeout=10, isolation_level=None)
         self._rows("BEGIN")
 
-    def __enter__(self) -> "_Snapshot":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -134,11 +134,11 @@ class _Snapshot:
     # The feed
 
     def feed_problems(self) -> Iterator[str]:
-        """The numbers have no gap, and the feed replayed is what the tables hold (I6)."""
+        """Look for gaps in the numbers, and for tables that hold something else than the feed replayed (I6)."""
         events = self._rows("SELECT seq, kind, repository, tag, alg, digest FROM feed ORDER BY seq")
         numbers = [event[0] for event in events]
         if numbers != list(range(1, len(numbers) + 1)):
-            yield f"feed: {len(numbers)} rows are numbered {numbers[:1]} to {numbers[-1:]}, with a gap or from elsewhere"
+            yield f"feed: {len(numbers)} rows, numbered {numbers[:1]} to {numbers[-1:]}"
         replayed = _replay(events)
         for name, state in self.states().items():
             if (told := replayed.pop(name, None)) != state:
@@ -169,7 +169,7 @@ class _Snapshot:
     # Tags and their history
 
     def history_problems(self) -> Iterator[str]:
-        """The open rows are the tags, and the rows of a tag follow each other as the feed tells it (V1, V10)."""
+        """Hold open rows against tags, and the rows of a tag against the moves that the feed tells of (V1, V10)."""
         current = set(self._rows("SELECT repo_id, name, manifest_id FROM tags"))
         open_rows = self._rows("SELECT repo_id, name, manifest_id FROM tag_history WHERE to_us IS NULL")
         if Counter(open_rows) != Counter(current):
@@ -187,7 +187,7 @@ class _Snapshot:
         for key, rows in self._history().items():
             if [digest for digest, _, _ in rows] != told.pop(key, []):
                 yield f"tag history of {key}: not the moves that the feed tells of"
-            ends = [(to_us, following[1]) for (_, _, to_us), following in zip(rows, rows[1:], strict=False)]
+            ends = [(to_us, following[1]) for (_, _, to_us), following in itertools.pairwise(rows)]
             if any(to_us is None or to_us > from_us for to_us, from_us in ends):
                 yield f"tag history of {key}: rows overlap"
         yield from (f"tag history of {key}: has no rows" for key in told)
@@ -204,7 +204,7 @@ class _Snapshot:
     # Manifests
 
     def manifest_problems(self) -> Iterator[str]:
-        """Every live manifest is its digest, is counted, and has all it refers to, visible and of equal size (V2)."""
+        """Look for live manifests that are not their digest, are not counted, or lack what they refer to (V2)."""
         held = self._held()
         counts: Counter[int] = Counter()
         for manifest_id, repo_id, alg, digest, size, payload in self._rows(
@@ -242,7 +242,7 @@ class _Snapshot:
     # Blobs
 
     def payload_problems(self) -> Iterator[str]:
-        """Every blob has its bytes in exactly one place, and those in the database are what the digest says (V5)."""
+        """Look for blobs without bytes or in two places, and for bytes in the database that are something else (V5)."""
         for alg, digest, size, data, extents in self._rows(
             "SELECT b.alg, b.digest, b.size, p.data, (SELECT count(*) FROM blob_extents e WHERE e.blob_id = b.id)"
             " FROM blobs b LEFT JOIN blob_payloads p ON p.blob_id = b.id"

@@ -14,21 +14,17 @@ FULL = os.environ.get("LADING_FULL", "") not in {"", "0"}
 SEED = os.environ.get("LADING_SEED") or f"{random.SystemRandom().getrandbits(32):08x}"
 
 
-def pytest_report_header() -> str:
-    """Say how to repeat this run."""
-    return f"faults: LADING_SEED={SEED}, {'the long form' if FULL else 'the short form (LADING_FULL=1 runs all)'}"
+@pytest.hookimpl(trylast=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Say how to repeat this run, also where pytest is asked to be quiet."""
+    form = "the long form" if FULL else "the short form; LADING_FULL=1 runs all"
+    session.config.get_terminal_writer().line(f"faults: LADING_SEED={SEED} ({form})")
 
 
 @pytest.fixture(scope="session")
 def seed() -> str:
     """Return what the plans of all clients are made from."""
     return SEED
-
-
-@pytest.fixture(scope="session")
-def full() -> bool:
-    """Tell whether the long form was asked for."""
-    return FULL
 
 
 @pytest.fixture

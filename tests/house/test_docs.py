@@ -1,10 +1,20 @@
 """The manual says what the code does."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
-from lading.settings import Setting, catalog, load
+import typer
 
-SETTINGS_PAGE = Path(__file__).parents[2] / "docs" / "reference" / "settings.md"
+from lading.cli.main import app
+from lading.oci import errors
+from lading.oci.errors import RegistryError
+from lading.settings import Setting, catalog, load
+from lading.web.v2.routes import Route, routes
+
+REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
+SETTINGS_PAGE = REFERENCE / "settings.md"
+HTTP_PAGE = REFERENCE / "http.md"
+CLI_PAGE = REFERENCE / "cli.md"
 
 
 def test_every_setting_is_in_the_manual_with_its_variable_and_default() -> None:
@@ -27,3 +37,60 @@ def test_the_example_file_in_the_manual_is_valid(tmp_path: Path) -> None:
     settings = load(file, {}, environ={})
 
     assert (settings.data, settings.http.port, settings.uploads.ttl_seconds) == (Path("/srv/registry"), 5001, 86400)
+
+
+def test_every_route_is_in_the_manual_with_its_methods_actions_and_spec_ids() -> None:
+    """The page is what a client's author, and later an operator who writes access rules, holds beside the spec."""
+    expected = [row for route in routes(max_page_entries=1).values() for row in _route_rows(route)]
+
+    assert table_under("## Routes") == expected
+
+
+def _route_rows(route: Route) -> Iterator[str]:
+    for method, endpoint in route.methods.items():
+        yield f"| `{method}` | `{route.path}` | {endpoint.action.value} | {endpoint.spec} |"
+
+
+def test_every_error_is_in_the_manual_with_its_status_and_code() -> None:
+    """A client's author has to know what an answer means before meeting it."""
+    expected = [_error_row(kind) for kind in _answers(RegistryError)]
+
+    assert table_under("## Errors") == expected
+
+
+def _answers(kind: type[RegistryError]) -> Iterator[type[RegistryError]]:
+    for child in kind.__subclasses__():
+        if child.__module__ == errors.__name__:
+            yield child
+            yield from _answers(child)
+
+
+def _error_row(kind: type[RegistryError]) -> str:
+    assert kind.__doc__, f"{kind.__name__} is not documented"
+    return f"| {kind.status} | `{kind.code}` | {kind.__name__} | {kind.__doc__.splitlines()[0]} |"
+
+
+def test_every_command_and_option_is_in_the_manual() -> None:
+    """What `--help` names, the manual explains."""
+    page = CLI_PAGE.read_text("utf-8")
+
+    missing = [name for name in _spoken(typer.main.get_command(app), "lading") if f"`{name}`" not in page]
+
+    assert not missing
+
+
+def _spoken(command: object, name: str) -> Iterator[str]:
+    """Yield every command's full name, and the options of each."""
+    yield name
+    for parameter in getattr(command, "params", ()):
+        yield from parameter.opts
+    for child_name, child in getattr(command, "commands", {}).items():
+        yield from _spoken(child, f"{name} {child_name}")
+
+
+def table_under(heading: str) -> list[str]:
+    """Return the rows of the first table after a heading of the HTTP page, without the table's head."""
+    _, found, rest = HTTP_PAGE.read_text("utf-8").partition(f"{heading}\n")
+    assert found, f"no heading {heading!r}"
+    lines = rest.partition("\n## ")[0].splitlines()
+    return [line for line in lines if line.startswith("| ")][1:]

@@ -55,7 +55,7 @@ def accepts_tag(text: str) -> bool:
         return False
 
 
-@settings(max_examples=600)
+@settings(max_examples=300)
 @given(near_names)
 @example("a\n")
 @example("a/b\n")
@@ -84,7 +84,7 @@ def test_a_name_of_valid_components_is_accepted_at_any_depth(components: list[st
     assert accepts_name(name) == (len(name) <= 255)
 
 
-@settings(max_examples=600)
+@settings(max_examples=300)
 @given(near_tags)
 @example("v1\n")
 @example("a" * 128)

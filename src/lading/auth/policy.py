@@ -1,4 +1,4 @@
-"""May they: the one place that decides access (I7). A request asks it once for its route, and again for a mount's source."""
+"""May they: the one place that decides access (I7), asked once for each route, and again for a mount's source."""
 
 from enum import StrEnum
 from typing import Protocol

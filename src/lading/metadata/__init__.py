@@ -1,1 +1,1 @@
-"""What the registry remembers. Each table is written by exactly one file; functions are synchronous, over one connection."""
+"""What the registry remembers. Each table is written by one file; functions are synchronous, over a connection."""

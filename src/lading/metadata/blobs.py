@@ -154,7 +154,7 @@ class CopyChanged(LadingError):  # noqa: N818 - what happened between two statem
     """The stored copy is not the one that the caller has looked at: it has to look again."""
 
 
-def record(  # noqa: PLR0913 - what is stored, and who brought it when
+def record(
     tx: sa.Connection, repository: str, content: NewContent, seen: SeenCopy, *, actor: str, at_us: int
 ) -> tuple[int, bool]:
     """Return the blob's id, and whether `content` is now its copy.
@@ -203,9 +203,7 @@ def _place(tx: sa.Connection, blob_id: int, content: NewContent) -> None:
         )
 
 
-def link(  # noqa: PLR0913 - who links what where, and when
-    tx: sa.Connection, repository: str, blob_id: int, digest: Digest, *, actor: str, at_us: int
-) -> None:
+def link(tx: sa.Connection, repository: str, blob_id: int, digest: Digest, *, actor: str, at_us: int) -> None:
     """Show the blob to the repository, and keep it there for the manifest to come."""
     repo_id = repositories.ensure(tx, repository, actor=actor, at_us=at_us)
     until_us = at_us + garbage.LEASE_US

@@ -4,6 +4,7 @@ Nothing else in Lading opens the database, enters a thread for it, or sees a dri
 """
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import queue
@@ -12,7 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import sqlalchemy as sa
 import structlog
@@ -210,7 +211,7 @@ class Database:
 
 @dataclass
 class _Writer(threading.Thread):
-    """The one thread of this process that writes: it drains its queue into one transaction, commits, then answers all."""
+    """The one thread of this process that writes: its queue goes into one transaction, then all are answered."""
 
     path: Path
     jobs: "queue.SimpleQueue[_Job | None]" = field(default_factory=queue.SimpleQueue)
@@ -219,7 +220,7 @@ class _Writer(threading.Thread):
         super().__init__(name="lading-writer", daemon=True)
 
     def run(self) -> None:
-        with create_engine(self.path).connect() as connection, write_lock(self.path) as lock:
+        with create_engine(self.path).connect() as connection, contextlib.closing(WriteLock(self.path)) as lock:
             groups = 0
             while True:
                 group = self._next_group(wait=_IDLE_SECONDS_BEFORE_CHECKPOINT if groups else None)
@@ -258,21 +259,22 @@ class _Writer(threading.Thread):
     __hash__ = threading.Thread.__hash__
 
 
-class write_lock:  # noqa: N801 - used as a context manager, twice: opened, then held
-    """The lock between processes: held around every write transaction and checkpoint, given up by the kernel at a crash.
+class WriteLock:
+    """The lock between processes: held around every write transaction and checkpoint; a crash gives it up.
 
     SQLite's own waiting sleeps and starves; `flock` queues. The descriptor must be opened after the fork.
     """
 
     def __init__(self, database: Path) -> None:
         self._path = database.with_name(database.name + ".write-lock")
-        self._descriptor = -1
+        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
-    def __enter__(self) -> "write_lock":
-        if self._descriptor == -1:
-            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        else:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+    def close(self) -> None:
+        """Close the descriptor."""
+        os.close(self._descriptor)
+
+    def __enter__(self) -> Self:
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -312,7 +314,7 @@ def _answer(group: Sequence[_Job]) -> None:
         log.debug("answers dropped at stop", jobs=len(group))
 
 
-def _checkpoint(connection: sa.Connection, lock: write_lock) -> None:
+def _checkpoint(connection: sa.Connection, lock: WriteLock) -> None:
     try:
         with lock:
             connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)")

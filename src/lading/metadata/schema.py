@@ -4,7 +4,9 @@ Digests are kept as (algorithm number, raw bytes), times as microseconds UTC, na
 """
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert as insert
+from sqlalchemy.dialects.sqlite import insert
+
+__all__ = ["insert"]
 
 REVISION = "0001"
 """The newest migration: what a database must be at before a worker opens it."""

@@ -49,7 +49,7 @@ _EXPIRED = Prepared(
 _EXISTS = Prepared(sa.select(uploads.c.id).where(uploads.c.id == sa.bindparam("upload_id")))
 
 
-def start(  # noqa: PLR0913 - one row
+def start(
     tx: sa.Connection, upload_id: str, repository: str, algorithm: Algorithm, *, at_us: int, expires_us: int
 ) -> None:
     """Open a session."""

@@ -4,21 +4,9 @@ import hashlib
 import re
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Protocol, Self
+from typing import Self
 
 from lading.oci.errors import DigestInvalid
-
-
-class Hasher(Protocol):
-    """What hashlib makes: fed with bytes, asked for the digest at any time."""
-
-    def update(self, data: bytes | bytearray | memoryview, /) -> None:
-        """Take more content."""
-        ...
-
-    def digest(self) -> bytes:
-        """Return the digest of all content so far."""
-        ...
 
 
 class Algorithm(IntEnum):
@@ -36,10 +24,6 @@ class Algorithm(IntEnum):
     def digest_bytes(self) -> int:
         """The length of a raw digest."""
         return 32 if self is Algorithm.SHA256 else 64
-
-    def hasher(self) -> Hasher:
-        """Return a fresh hasher."""
-        return hashlib.sha256() if self is Algorithm.SHA256 else hashlib.sha512()
 
     @classmethod
     def parse(cls, text: str) -> "Algorithm":
@@ -87,9 +71,7 @@ class Digest:
     @classmethod
     def of(cls, content: bytes, algorithm: Algorithm = Algorithm.SHA256) -> Self:
         """Return the digest of `content`."""
-        hasher = algorithm.hasher()
-        hasher.update(content)
-        return cls(algorithm, hasher.digest())
+        return cls(algorithm, hashlib.new(algorithm.text, content).digest())
 
     @property
     def hex(self) -> str:
@@ -98,6 +80,24 @@ class Digest:
 
     def __str__(self) -> str:
         return f"{self.algorithm.text}:{self.raw.hex()}"
+
+
+class RunningDigest:
+    """A digest in the making: of the `seen_bytes` bytes that it was fed with so far."""
+
+    def __init__(self, algorithm: Algorithm) -> None:
+        self.algorithm = algorithm
+        self.seen_bytes = 0
+        self._hasher = hashlib.sha256() if algorithm is Algorithm.SHA256 else hashlib.sha512()
+
+    def update(self, buffer: bytes | memoryview) -> None:
+        """Take more content; over 2 KiB at a time, other threads run meanwhile."""
+        self._hasher.update(buffer)
+        self.seen_bytes += len(buffer)
+
+    def digest(self) -> Digest:
+        """Return the digest of what was seen."""
+        return Digest(self.algorithm, self._hasher.digest())
 
 
 EMPTY_SHA256 = Digest.of(b"")

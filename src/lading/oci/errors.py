@@ -26,7 +26,7 @@ class LadingError(Exception):
     """The root of everything Lading raises on purpose."""
 
 
-class StartRefused(LadingError):  # noqa: N818 - it states what happened, as its subclasses do
+class StartRefused(LadingError):
     """The server will not start. `message` says why in a sentence, `hint` what to do next."""
 
     exit_code: ClassVar[int] = 1
@@ -71,7 +71,7 @@ class StoreMismatch(StartRefused):
     """The objects on disk and the database do not belong together (E1)."""
 
 
-class ClientGone(LadingError):  # noqa: N818 - an ordinary event, not a fault
+class ClientGone(LadingError):
     """The client closed its connection before its request was whole."""
 
 

@@ -66,7 +66,7 @@ def parse(payload: bytes, content_type: str) -> Manifest:
     return _image(payload, media_type, document, *common)
 
 
-def _image(  # noqa: PLR0913, PLR0917 - the parts of one value
+def _image(
     payload: bytes,
     media_type: str,
     document: Mapping[str, object],
@@ -88,7 +88,7 @@ def _image(  # noqa: PLR0913, PLR0917 - the parts of one value
     )
 
 
-def _index(  # noqa: PLR0913, PLR0917 - the parts of one value
+def _index(
     payload: bytes,
     media_type: str,
     document: Mapping[str, object],
@@ -160,7 +160,7 @@ def _type_by_shape(document: Mapping[str, object]) -> str:
 
 
 def _decode(payload: bytes) -> Mapping[str, object]:
-    """Decode strictly: UTF-8 without BOM, no duplicate keys, no NaN or Infinity, nothing after the value, bounded depth."""
+    """Decode strictly: UTF-8 without BOM, no duplicate keys, no NaN, nothing after the value, bounded depth."""
     try:
         text = payload.decode("utf-8", errors="strict")
         _refuse_excess(text)
@@ -175,18 +175,18 @@ def _decode(payload: bytes) -> Mapping[str, object]:
 
 
 def _refuse_excess(text: str) -> None:
-    """Refuse deep nesting and floods of objects before the decoder recurses and allocates; text in strings is passed over."""
+    """Refuse deep nesting and floods of objects before the decoder meets them; text in strings is passed over."""
     depth = containers = 0
     for match in _STRUCTURE.finditer(text):
-        token = match.group()
-        if token in "[{":
+        found = match.group()
+        if found in "[{":
             depth += 1
             containers += 1
             if depth > MAX_DEPTH:
                 raise ManifestInvalid(f"the manifest is nested deeper than {MAX_DEPTH} levels")
             if containers > MAX_CONTAINERS:
                 raise ManifestInvalid(f"the manifest has more than {MAX_CONTAINERS} objects and lists")
-        elif token in "]}":
+        elif found in "]}":
             depth -= 1
 
 

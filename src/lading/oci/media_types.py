@@ -27,5 +27,5 @@ def without_parameters(content_type: str) -> str:
 
 
 def is_foreign_layer(media_type: str) -> bool:
-    """Tell whether a layer of this type may be absent: its bytes are never pushed (image-spec "Non-Distributable Layers")."""
+    """Tell whether a layer of this type may be absent, being never pushed (image-spec "Non-Distributable Layers")."""
     return "nondistributable" in media_type or media_type.startswith("application/vnd.docker.image.rootfs.foreign.")

@@ -15,7 +15,7 @@ _INLINE_ENTRIES = 1000
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A page of names in bytewise order; `following` is the `last` by which to ask for the next one, if there is one."""
+    """A page of names in bytewise order; `following` is the `last` that asks for the next page, if there is one."""
 
     names: list[str]
     following: str | None

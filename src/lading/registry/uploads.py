@@ -14,8 +14,16 @@ from lading.metadata.blobs import CopyChanged, NewContent, SeenCopy
 from lading.metadata.database import Database
 from lading.metadata.times import SECOND_US, now_us
 from lading.metadata.uploads import UploadSession
-from lading.oci.digest import Algorithm, Digest, Hasher
-from lading.oci.errors import BodyTooLarge, Busy, ChunkOutOfOrder, DigestMismatch, SizeInvalid, UploadUnknown
+from lading.oci.digest import Algorithm, Digest, RunningDigest
+from lading.oci.errors import (
+    BodyTooLarge,
+    Busy,
+    ChunkOutOfOrder,
+    DigestMismatch,
+    RegistryError,
+    SizeInvalid,
+    UploadUnknown,
+)
 from lading.oci.ranges import ChunkRange, upload_range
 from lading.storage.disk import DiskStore, StagingFile
 
@@ -24,7 +32,7 @@ Content = AsyncIterator[Sequence[bytes]]
 _NO_LIMIT = 2**63 - 1
 _OVERLAP_BYTES = 64 * 1024
 _CHEAP_TO_REHASH_BYTES = 256 * 1024
-_MAX_LIVE_HASHERS = 4096
+_MAX_RUNNING_DIGESTS = 4096
 _COMMIT_TRIES = 8
 
 
@@ -54,7 +62,7 @@ class Uploads:
         self._store = store
         self._store_id = store_id
         self._limits = limits
-        self._hashers = _LiveHashers()
+        self._running = _RunningDigests()
         self._boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
     async def start(self, repository: str, algorithm: Algorithm = Algorithm.SHA256) -> str:
@@ -87,15 +95,14 @@ class Uploads:
         """
         session, staging = await self._lock(repository, upload_id, part)
         with staging:
-            hasher = self._hashers.take(session, staging.offset)
+            running = self._running.take(session, staging.offset)
             try:
-                await self._receive(staging, part, hasher)
+                await self._receive(staging, part, running)
             finally:
-                self._hashers.keep(session, staging.offset, hasher)
-            if hasher is not None and staging.offset > _CHEAP_TO_REHASH_BYTES:
-                digest = Digest(session.algorithm, hasher.digest())
+                self._running.keep(session, staging.offset, running)
+            if running is not None and staging.offset > _CHEAP_TO_REHASH_BYTES:
                 known = await self._database.write(
-                    uploads.advance, upload_id, offset=staging.offset, digest=digest, boot_id=self._boot_id
+                    uploads.advance, upload_id, offset=staging.offset, digest=running.digest(), boot_id=self._boot_id
                 )
                 if not known:
                     raise UploadUnknown
@@ -111,14 +118,14 @@ class Uploads:
         """
         session, staging = await self._lock(repository, upload_id, part)
         with staging:
-            hasher = self._hashers.take(session, staging.offset, digest.algorithm)
+            running = self._running.take(session, staging.offset, digest.algorithm)
             try:
-                await self._receive(staging, part, hasher)
+                await self._receive(staging, part, running)
             except BaseException:
-                self._hashers.keep(session, staging.offset, hasher)
+                self._running.keep(session, staging.offset, running)
                 raise
             small = staging.read_all() if staging.offset <= self._limits.inline_max_bytes else None
-            if await self._digest(session, staging, digest.algorithm, hasher, small) != digest:
+            if await self._digest(session, staging, digest.algorithm, running, small) != digest:
                 await self._database.write(uploads.finish, upload_id)
                 staging.discard()
                 raise DigestMismatch(f"the content does not match {digest}; the upload session is dropped")
@@ -164,75 +171,50 @@ class Uploads:
             )
         try:
             session = await self._find(repository, upload_id)
+            _check_place(repository, upload_id, part, staging.offset)
         except UploadUnknown:  # it ended between the two looks; the file is what our own opening made
             staging.discard()
             staging.close()
             raise
-        try:
-            if part.chunk is not None and part.chunk.first != staging.offset:
-                raise _out_of_order(repository, upload_id, staging.offset)
-            if part.chunk is not None and part.declared_bytes not in {None, part.chunk.length}:
-                raise SizeInvalid("Content-Length is not the length of the Content-Range")
         except BaseException:
             staging.close()
             raise
         return session, staging
 
-    async def _receive(self, staging: StagingFile, part: Part, hasher: Hasher | None) -> None:
-        """Write the part as it comes: a piece is hashed and written while the next one is received."""
+    async def _receive(self, staging: StagingFile, part: Part, running: RunningDigest | None) -> None:
+        """Write the part as it comes. When it is not what it says, the session is put back to where it was."""
         start = staging.offset
         room = (self._limits.max_blob_bytes or _NO_LIMIT) - start
         expected = part.chunk.length if part.chunk else None
-        received = 0
-        writing: asyncio.Task[None] | None = None
-        try:
-            async for buffers in part.content:
-                size = sum(map(len, buffers))
-                received += size
-                if received > room:
-                    raise BodyTooLarge(f"a blob may have {self._limits.max_blob_bytes} bytes (setting blobs.max_bytes)")
-                if expected is not None and received > expected:
-                    break
-                if writing is not None:
-                    await writing
-                    writing = None
-                if size > _OVERLAP_BYTES:
-                    writing = asyncio.create_task(staging.append(buffers, hasher))
-                else:
-                    await staging.append(buffers, hasher)
-            if writing is not None:
-                await writing
-                writing = None
-            if expected is not None and received != expected:
-                raise SizeInvalid(f"Content-Range says {expected} bytes, the body has another number")
-        except (SizeInvalid, BodyTooLarge):
-            if writing is not None:
-                await writing
-            self._hashers.forget(staging.upload_id)
+        most = room if expected is None else min(room, expected)
+        received = await _write(staging, part.content, running, most)
+        problem: RegistryError | None = None
+        if received > room:
+            problem = BodyTooLarge(f"a blob may have {self._limits.max_blob_bytes} bytes (setting blobs.max_bytes)")
+        elif expected is not None and received != expected:
+            problem = SizeInvalid(f"Content-Range says {expected} bytes, the body has another number")
+        if problem is not None:
             staging.truncate(start)
-            raise
-        finally:
-            if writing is not None:
-                await asyncio.wait([writing])
+            raise problem
 
     async def _digest(
         self,
         session: UploadSession,
         staging: StagingFile,
         algorithm: Algorithm,
-        hasher: Hasher | None,
+        running: RunningDigest | None,
         small: bytes | None,
     ) -> Digest:
         """Return the digest of the whole content, by the cheapest way that is certain."""
         if small is not None:
             return Digest.of(small, algorithm)
-        if hasher is not None:
-            return Digest(algorithm, hasher.digest())
+        if running is not None:
+            return running.digest()
         if session.digest is not None and session.digest_offset == staging.offset and session.algorithm is algorithm:
             return session.digest
         return await staging.digest(algorithm)
 
-    async def _store_blob(  # noqa: PLR0913 - one commit
+    async def _store_blob(
         self,
         repository: str,
         upload_id: str,
@@ -284,8 +266,47 @@ def _commit(  # noqa: PLR0913, PLR0917 - one transaction
     return used
 
 
+async def _write(staging: StagingFile, content: Content, running: RunningDigest | None, most_bytes: int) -> int:
+    """Append the content, a piece being hashed and written while the next one is received; return its bytes.
+
+    It stops before a piece that would go past `most_bytes`, and returns a number that is over it.
+    """
+    received = 0
+    writing: asyncio.Task[None] | None = None
+    try:
+        async for buffers in content:
+            piece_bytes = sum(map(len, buffers))
+            received += piece_bytes
+            if received > most_bytes:
+                break
+            if writing is not None:
+                await writing
+            writing = None
+            if piece_bytes > _OVERLAP_BYTES:
+                writing = asyncio.create_task(staging.append(buffers, running))
+            else:
+                await staging.append(buffers, running)
+    except BaseException:
+        if writing is not None:
+            await asyncio.gather(writing, return_exceptions=True)
+        raise
+    if writing is not None:
+        await writing
+    return received
+
+
+def _check_place(repository: str, upload_id: str, part: Part, offset: int) -> None:
+    """Refuse a chunk that does not begin at `offset`, or whose two lengths disagree, before its body is read."""
+    if part.chunk is None:
+        return
+    if part.chunk.first != offset:
+        raise _out_of_order(repository, upload_id, offset)
+    if part.declared_bytes not in {None, part.chunk.length}:
+        raise SizeInvalid("Content-Length is not the length of the Content-Range")
+
+
 def session_headers(repository: str, upload_id: str, offset: int) -> Mapping[str, str]:
-    """Return the headers by which every upload answer tells where the session is and how far (distribution-spec end-5)."""
+    """Return the headers by which an upload answer tells where the session is and how far (distribution-spec end-5)."""
     return {
         "Location": f"/v2/{repository}/blobs/uploads/{upload_id}",
         "Range": upload_range(offset),
@@ -297,29 +318,24 @@ def _out_of_order(repository: str, upload_id: str, offset: int, message: str = "
     return ChunkOutOfOrder(session_headers(repository, upload_id, offset), message)
 
 
-class _LiveHashers:
-    """Hashers of sessions in this process, each good at exactly one offset; the least used are forgotten."""
+class _RunningDigests:
+    """Digests in the making, of sessions that this process has seen from their beginning; the oldest are forgotten."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[str, tuple[int, Algorithm, Hasher]] = OrderedDict()
+        self._kept: OrderedDict[str, RunningDigest] = OrderedDict()
 
-    def take(self, session: UploadSession, offset: int, algorithm: Algorithm | None = None) -> Hasher | None:
-        """Return the hasher that has seen exactly the session's bytes so far; None when this process has none."""
+    def take(self, session: UploadSession, offset: int, algorithm: Algorithm | None = None) -> RunningDigest | None:
+        """Return the one that has seen exactly the session's bytes so far, a new one at its beginning, or None."""
         algorithm = algorithm or session.algorithm
-        kept_offset, kept_algorithm, hasher = self._kept.pop(session.id, (-1, algorithm, None))
+        kept = self._kept.pop(session.id, None)
         if offset == 0:
-            return algorithm.hasher()
-        return hasher if (kept_offset, kept_algorithm) == (offset, algorithm) else None
+            return RunningDigest(algorithm)
+        return kept if kept and (kept.seen_bytes, kept.algorithm) == (offset, algorithm) else None
 
-    def keep(self, session: UploadSession, offset: int, hasher: Hasher | None) -> None:
-        """Remember a hasher for the session's next part."""
-        if hasher is None:
+    def keep(self, session: UploadSession, offset: int, running: RunningDigest | None) -> None:
+        """Remember it for the session's next part, if it has seen all that is there and nothing that is not."""
+        if running is None or running.seen_bytes != offset:
             return
-        algorithm = Algorithm.SHA256 if len(hasher.digest()) == Algorithm.SHA256.digest_bytes else Algorithm.SHA512
-        self._kept[session.id] = (offset, algorithm, hasher)
-        if len(self._kept) > _MAX_LIVE_HASHERS:
+        self._kept[session.id] = running
+        if len(self._kept) > _MAX_RUNNING_DIGESTS:
             self._kept.popitem(last=False)
-
-    def forget(self, upload_id: str) -> None:
-        """Drop what is known of a session."""
-        self._kept.pop(upload_id, None)

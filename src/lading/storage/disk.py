@@ -3,8 +3,8 @@
     DATA/uploads/<upload id>                  staging: an upload session's bytes; its size is the session's offset
     DATA/objects/<2 hex>/<hex>.<upload id>    objects: hard links made from synced staging files, never written again
 
-An object's key is never reused (I2): upload ids are 128 random bits, and a session commits once. A staging file that has
-a second link is a commit that was cut short: the link's name ends in its id.
+An object's key is never reused (I2): upload ids are 128 random bits, and a session commits once. A staging file with a
+second link is a commit that was cut short: the link's name ends in its id.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from typing import ParamSpec, Self, TypeVar
 
 import structlog
 
-from lading.oci.digest import Algorithm, Digest, Hasher
+from lading.oci.digest import Algorithm, Digest, RunningDigest
 from lading.oci.errors import Internal, StorageFull, UploadInvalid
 
 P = ParamSpec("P")
@@ -142,7 +142,7 @@ class DiskStore:
 
     async def list_staged(self) -> list[str]:
         """Return the ids of all staging files."""
-        return await self._in_thread(lambda: sorted(os.listdir(self._uploads)))
+        return await self._in_thread(lambda: sorted(path.name for path in self._uploads.iterdir()))
 
     async def objects_of(self, upload_id: str) -> list[str]:
         """Return the keys that a session's commit has made: none, unless it was cut short. Looks into every folder."""
@@ -153,12 +153,7 @@ class DiskStore:
                     return []
             except FileNotFoundError:
                 return []
-            return [
-                f"{folder.name}/{name}"
-                for folder in self._objects.iterdir()
-                for name in os.listdir(folder)
-                if name.endswith(f".{upload_id}")
-            ]
+            return [f"{path.parent.name}/{path.name}" for path in self._objects.glob(f"*/*.{upload_id}")]
 
         return await self._in_thread(search)
 
@@ -201,7 +196,7 @@ class StagingFile:
         self._threads = threads
         self.offset = offset
         self.committing = False
-        """True once an object has been made of it: the bytes may be named by a row any moment, so they stay as they are."""
+        """True once an object was made of it: a row may name the bytes any moment, so they stay as they are."""
 
     def __enter__(self) -> Self:
         return self
@@ -220,7 +215,7 @@ class StagingFile:
         """The session whose bytes these are."""
         return self._path.name
 
-    async def append(self, buffers: Buffers, hasher: Hasher | None) -> None:
+    async def append(self, buffers: Buffers, running: RunningDigest | None) -> None:
         """Hash and write at the end. Small pieces at once; large ones in a thread, where both let the loop run.
 
         Raises:
@@ -231,17 +226,17 @@ class StagingFile:
         if self.committing:
             raise UploadInvalid("this session is being committed; PUT it again without a body")
         if sum(map(len, buffers)) <= _INLINE_BYTES:
-            self._append(buffers, hasher)
+            self._append(buffers, running)
         else:
-            await _run(self._threads, self._append, buffers, hasher)
+            await _run(self._threads, self._append, buffers, running)
 
-    def _append(self, buffers: Buffers, hasher: Hasher | None) -> None:
+    def _append(self, buffers: Buffers, running: RunningDigest | None) -> None:
         with _translated():
             for start in range(0, len(buffers), _MAX_VECTOR):
                 self._write_all([memoryview(buffer) for buffer in buffers[start : start + _MAX_VECTOR]])
-        if hasher is not None:
+        if running is not None:
             for buffer in buffers:
-                hasher.update(buffer)
+                running.update(buffer)
 
     def _write_all(self, views: list[memoryview]) -> None:
         while views:
@@ -267,13 +262,11 @@ class StagingFile:
         """Hash the file from its beginning, in a thread: when no request has seen all of it pass by."""
 
         def rehash() -> Digest:
-            hasher = algorithm.hasher()
-            offset = 0
+            running = RunningDigest(algorithm)
             with _translated():
-                while piece := os.pread(self._descriptor, _REHASH_BYTES, offset):
-                    hasher.update(piece)
-                    offset += len(piece)
-            return Digest(algorithm, hasher.digest())
+                while piece := os.pread(self._descriptor, _REHASH_BYTES, running.seen_bytes):
+                    running.update(piece)
+            return running.digest()
 
         return await _run(self._threads, rehash)
 

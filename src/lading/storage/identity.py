@@ -30,15 +30,19 @@ def read(data: Path) -> Marker | None:
     path = data / MARKER
     try:
         document = json.loads(path.read_bytes())
-        if document["format"] != FORMAT:
-            raise ValueError(f"format {document['format']!r} is not {FORMAT}")
-        return Marker(str(document["store_uid"]), str(document["database_uid"]))
+        marker = Marker(str(document["store_uid"]), str(document["database_uid"]))
+        written_format = document["format"]
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
         raise StoreMismatch(
             f"{path} cannot be read: {error!r}", "restore it from a backup of the same data directory"
         ) from error
+    if written_format != FORMAT:
+        raise StoreMismatch(
+            f"{path} has format {written_format!r}, this Lading knows format {FORMAT}", "start the newer Lading again"
+        )
+    return marker
 
 
 def write(data: Path, marker: Marker) -> None:

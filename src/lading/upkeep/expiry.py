@@ -30,7 +30,7 @@ class Expiry:
     async def sweep_staging_files(self) -> None:
         """Remove staging files whose session has no row: their process was killed between its commit and its clean-up.
 
-        If the commit was cut short before its row, the object made for it goes first; the staging file is what finds it.
+        If the commit was cut short before its row, its object goes first: the staging file is what finds it.
         """
         for upload_id in await self._store.list_staged():
             if await self._database.scan(uploads.exists, upload_id):

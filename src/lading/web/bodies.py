@@ -19,6 +19,15 @@ class Body:
         self.declared_bytes = declared_bytes
         self.received = 0
         self.finished = declared_bytes == 0
+        self._ahead: list[bytes] = []
+
+    async def is_empty(self) -> bool:
+        """Tell whether the body has no byte, which a chunked one shows only when it is read."""
+        while not (self._ahead or self.finished):
+            buffer = await self._next()
+            if buffer:
+                self._ahead.append(buffer)
+        return not self._ahead
 
     async def pieces(self) -> AsyncIterator[Sequence[bytes]]:
         """Yield the body in lists of buffers of about 1 MiB together.
@@ -28,21 +37,23 @@ class Body:
             BodyTimeout: nothing came for 30 seconds.
 
         """
+        gathered, self._ahead = self._ahead, []
+        gathered_bytes = sum(map(len, gathered))
         while not self.finished:
-            gathered: list[bytes] = []
-            gathered_bytes = 0
-            while not self.finished and gathered_bytes < _PIECE_BYTES:
-                try:
-                    buffer = await self._next()
-                except (ClientGone, BodyTimeout):
-                    if gathered:
-                        yield gathered
-                    raise
-                if buffer:
-                    gathered.append(buffer)
-                    gathered_bytes += len(buffer)
-            if gathered:
+            try:
+                buffer = await self._next()
+            except (ClientGone, BodyTimeout):
+                if gathered:
+                    yield gathered
+                raise
+            if buffer:
+                gathered.append(buffer)
+                gathered_bytes += len(buffer)
+            if gathered_bytes >= _PIECE_BYTES:
                 yield gathered
+                gathered, gathered_bytes = [], 0
+        if gathered:
+            yield gathered
 
     async def read(self, most_bytes: int) -> bytes:
         """Return the whole of a small body.

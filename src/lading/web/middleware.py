@@ -1,4 +1,4 @@
-"""What wraps every request: limits of the head, the way to /v2/ or the pages, one access log line, and no escape for faults."""
+"""What wraps every request: limits of its head, the way to /v2/ or the pages, one line of log, no escape for faults."""
 
 import os
 import time
@@ -103,7 +103,8 @@ def _is_registry_path(raw_path: bytes) -> bool:
 
 def _refuse_excess(scope: Scope) -> None:
     """Hold the request's head to its limits (trust: a name, a token and a page of tags fit many times)."""
-    if len(scope["raw_path"]) + len(scope["query_string"]) > MAX_TARGET_BYTES:
+    query_bytes = len(scope["query_string"])
+    if len(scope["raw_path"]) + query_bytes + bool(query_bytes) > MAX_TARGET_BYTES:
         raise TargetTooLong(f"the request target is limited to {MAX_TARGET_BYTES} bytes")
     headers = scope["headers"]
     if len(headers) > MAX_HEADER_FIELDS:

@@ -66,10 +66,10 @@ class Reply:
 
     def raw_headers(self) -> list[tuple[bytes, bytes]]:
         """Return the headers as ASGI wants them, with Content-Length where the status allows one."""
-        raw = []
+        raw: list[tuple[bytes, bytes]] = []
         for name, values in self.headers.items():
-            for value in [values] if isinstance(values, str) else values:
-                raw.append((name.lower().encode("latin-1"), value.encode("latin-1")))
+            each = [values] if isinstance(values, str) else values
+            raw.extend((name.lower().encode("latin-1"), value.encode("latin-1")) for value in each)
         if self.status not in _BODILESS:
             raw.append((b"content-length", str(self.length).encode()))
         return raw

@@ -229,7 +229,8 @@ class _Supervisor:
             return
         if not worker.ready:
             self.failed_starts += 1
-        if self._hopeless(worker.refusal):
+        self.fatal = self._reason_to_give_up(worker.refusal)
+        if self.fatal is not None:
             self._stop()
             return
         event_logger().warning(
@@ -245,16 +246,15 @@ class _Supervisor:
             return 0.0
         return min(FIRST_WAIT_SECONDS * 2.0 ** (self.failed_starts - 1), MAX_WAIT_SECONDS)
 
-    def _hopeless(self, refusal: StartRefused | None) -> bool:
-        """Tell whether to give up: a server with one worker that serves goes on, and goes on trying."""
+    def _reason_to_give_up(self, refusal: StartRefused | None) -> StartRefused | None:
+        """Return why to end; a server with one worker that serves goes on, and goes on trying."""
         if any(worker.ready for worker in self.workers.values()):
-            return False
+            return None
         if refusal is None and self.failed_starts >= MAX_FAILED_STARTS:
-            refusal = StartRefused(
+            return StartRefused(
                 f"{self.failed_starts} workers in a row died before they could serve", "the lines above say why"
             )
-        self.fatal = refusal
-        return refusal is not None
+        return refusal
 
     def _announce_once(self) -> None:
         serving = sum(worker.ready for worker in self.workers.values())

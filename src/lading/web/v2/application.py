@@ -42,6 +42,7 @@ class V2:
         place = locate(scope["raw_path"])
         state = scope["state"]
         state["route"] = place.route
+        state["digest"] = place.target if ":" in place.target else ""
         route = self._routes[place.route]
         if scope["method"] == "OPTIONS":
             return _preflight(route)
@@ -52,12 +53,11 @@ class V2:
             raise MethodNotAllowed(tuple(route.methods))
         request = self._request(scope, body, place, endpoint, repository)
         reply = await endpoint.handler(request)
-        digest = reply.headers.get("Docker-Content-Digest", "")
-        state["digest"] = digest or (place.target if ":" in place.target else "")
+        state["digest"] = reply.headers.get("Docker-Content-Digest", state["digest"])
         return reply
 
     def _request(self, scope: Scope, body: Body, place: Place, endpoint: Endpoint, repository: str) -> Request:
-        """Parse the request. Access is decided here, once, before the body is looked at: a long upload is not asked twice."""
+        """Parse the request. Access is decided here, once, before the body: a long upload is never asked twice."""
         authorization = next((value for key, value in scope["headers"] if key == b"authorization"), None)
         identity = self._policy.authorize(
             None if authorization is None else authorization.decode("latin-1"), endpoint.action, repository or None
@@ -75,7 +75,7 @@ class V2:
         )
 
     async def _send(self, scope: Scope, body: Body, reply: Reply, send: Send) -> None:
-        """Send the reply. When the client is still sending, it is heard out within bounds, so that it reads the answer."""
+        """Send the reply. A client that is still sending is heard out within bounds, so that it reads the answer."""
         unread = not body.finished
         headers = reply.raw_headers()
         headers += [(name.lower().encode(), value.encode()) for name, value in API_VERSION.items()]

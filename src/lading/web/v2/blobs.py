@@ -11,6 +11,8 @@ async def head_blob(request: Request) -> Reply:
     """Spec: end-2."""
     digest = Digest.parse(request.target)
     blob_bytes = await request.registry.blobs.stat(request.repository, digest, for_push=request.may_push())
+    if _matches(request.header(b"if-none-match"), digest):
+        return _not_modified(digest)
     return Reply(200, _headers(digest), BlobBody(b"", blob_bytes, _whole(blob_bytes)))
 
 
@@ -19,7 +21,7 @@ async def get_blob(request: Request) -> Reply:
     digest = Digest.parse(request.target)
     if _matches(request.header(b"if-none-match"), digest):
         await request.registry.blobs.stat(request.repository, digest, for_push=False)
-        return Reply(304, {"Docker-Content-Digest": str(digest), "ETag": f'"{digest}"'})
+        return _not_modified(digest)
     blob = await request.registry.blobs.open(request.repository, digest)
     body = BlobBody(blob.content, blob.content_bytes, _whole(blob.content_bytes))
     try:
@@ -64,6 +66,10 @@ def _headers(digest: Digest) -> dict[str, str]:
         "Accept-Ranges": "bytes",
         "Cache-Control": "private, max-age=31536000, immutable",
     }
+
+
+def _not_modified(digest: Digest) -> Reply:
+    return Reply(304, {"Docker-Content-Digest": str(digest), "ETag": f'"{digest}"'})
 
 
 def _matches(if_none_match: str | None, digest: Digest) -> bool:

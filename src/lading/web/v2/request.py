@@ -9,11 +9,10 @@ from starlette.types import Scope
 from lading.auth.identity import Identity
 from lading.auth.policy import Action, Policy
 from lading.oci.digest import Digest
-from lading.oci.errors import DigestInvalid, PageSizeInvalid, RequestInvalid
+from lading.oci.errors import DigestInvalid, PageSizeInvalid
 from lading.registry.registry import Registry
 from lading.web.bodies import Body
 
-_MAX_QUERY_FIELDS = 1000
 _MAX_N_DIGITS = 9
 
 
@@ -21,12 +20,8 @@ class Query:
     """The query, decoded once; unknown parameters are nobody's business."""
 
     def __init__(self, raw: bytes) -> None:
-        try:
-            self._fields = parse_qsl(
-                raw.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=_MAX_QUERY_FIELDS
-            )
-        except ValueError as error:
-            raise RequestInvalid("the query is not well-formed") from error
+        # Bounded by the limit of the request target; bytes that are not UTF-8 become what no value of ours may contain.
+        self._fields = parse_qsl(raw.decode("latin-1"), keep_blank_values=True, errors="replace")
 
     def all(self, name: str) -> list[str]:
         """Return all values of a parameter."""

@@ -6,10 +6,10 @@ contains a slash, and the last keyword wins.
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from urllib.parse import unquote_to_bytes
+from urllib.parse import unquote
 
 from lading.auth.policy import Action
-from lading.oci.errors import NameInvalid, RouteUnknown
+from lading.oci.errors import RouteUnknown
 from lading.oci.names import parse_repository_name
 from lading.web.replies import Reply
 from lading.web.v2 import blobs, manifests, referrers, uploads
@@ -135,7 +135,6 @@ def locate(raw_path: bytes) -> Place:
 
     Raises:
         RouteUnknown: nowhere.
-        NameInvalid: the last part is not decodable.
 
     """
     parts = raw_path.decode("latin-1").split("/")[2:]
@@ -171,9 +170,5 @@ def _match(parts: list[str]) -> tuple[str, int, str]:
 
 
 def _decode(part: str) -> str:
-    if "%" not in part:
-        return part
-    try:
-        return unquote_to_bytes(part).decode("ascii")
-    except UnicodeDecodeError as error:
-        raise NameInvalid("the path has bytes that are not ASCII") from error
+    """Undo percent-encoding; what is not UTF-8 becomes what no tag or digest may contain."""
+    return unquote(part, errors="replace") if "%" in part else part

@@ -20,7 +20,7 @@ async def start_upload(request: Request) -> Reply:
     digest = request.query.digest()
     if digest is None:
         return await _session(request, algorithm)
-    if request.body.declared_bytes == 0 and not is_empty_content(digest):
+    if not is_empty_content(digest) and await request.body.is_empty():
         return await _session(request, digest.algorithm)
     upload_id = await request.registry.uploads.start(request.repository, digest.algorithm)
     await request.registry.uploads.commit(
@@ -81,7 +81,7 @@ async def _session(request: Request, algorithm: Algorithm) -> Reply:
 
 
 def _part(request: Request) -> Part:
-    """Return the body, with what Content-Range says of it; one that cannot be read is out of order, whatever it means."""
+    """Return the body, with what Content-Range says of it; one that cannot be read is out of order in any case."""
     header = request.header(b"content-range")
     if header is None:
         return Part(request.body.pieces(), request.body.declared_bytes)
