@@ -5,9 +5,10 @@ PORT ?= 5000
 DATA ?= ./data
 WORKERS ?=
 FULL ?=
-BIN := .venv/bin
-RUN := .venv/.run-ready
-DEV := .venv/.dev-ready
+VENV ?= .venv
+BIN := $(VENV)/bin
+RUN := $(VENV)/.run-ready
+DEV := $(VENV)/.dev-ready
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install
 
 .DEFAULT_GOAL := help
@@ -16,7 +17,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' Makefile
 
-setup: $(RUN) ## make .venv with what the registry needs
+setup: $(RUN) ## make the virtual environment, .venv, with what the registry needs
 
 serve: $(RUN) ## a working registry on 127.0.0.1:5000, data in ./data (PORT= DATA= HOST= WORKERS=)
 	@exec $(BIN)/lading serve --host $(HOST) --port $(PORT) --data $(DATA) $(if $(WORKERS),--workers $(WORKERS))
@@ -55,15 +56,15 @@ requirements: ## compile requirements/*.txt again from *.in (needs uv on the PAT
 	  uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
 	    --custom-compile-command 'make requirements' $$name.in -o $$name.txt || exit 1; done
 
-.venv/bin/python:
+$(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "Lading needs Python 3.11 or newer; $(PYTHON) is older. Name another: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
 	  || { echo "$(PYTHON) cannot make a virtual environment. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
-	@echo "Setting up .venv (once, about half a minute) ..."
-	@$(PYTHON) -m venv .venv
+	@echo "Setting up $(VENV) (once, about half a minute) ..."
+	@$(PYTHON) -m venv $(VENV)
 
-$(RUN): requirements/run.txt requirements/build.txt pyproject.toml | .venv/bin/python
+$(RUN): requirements/run.txt requirements/build.txt pyproject.toml | $(BIN)/python
 	@$(PIP) --require-hashes -r requirements/run.txt -r requirements/build.txt
 	@$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@

@@ -76,14 +76,13 @@ def check_identity(connection: sa.Connection, data: Path) -> None:
         if stores.has_objects(connection, store.id):
             raise StoreMismatch(
                 f"the database {data / DATABASE} speaks of objects in store {store.store_uid}, "
-                f""
-                f"but {data / identity.MARKER} is not there: the objects were moved away or emptied",
+                f"but {identity.marker_path(data)} is not there: the objects were moved away or emptied",
                 "put the right data directory back; to begin anew, move the database away as well",
             )
         identity.write(data, Marker(store.store_uid, store.database_uid))
     elif marker is not None and store is None:
         raise StoreMismatch(
-            f"{data / identity.MARKER} belongs to database {marker.database_uid} (store {marker.store_uid}), "
+            f"{identity.marker_path(data)} belongs to database {marker.database_uid} (store {marker.store_uid}), "
             f"but {data / DATABASE} is new: the database was lost or moved away",
             f"restore {DATABASE} from {data / SNAPSHOTS} or a backup; to begin anew, name an empty directory",
         )

@@ -103,7 +103,7 @@ class Manifests(Section):
     """What a manifest may be."""
 
     sparse_indexes: bool = Field(
-        default=False, description="Accept an index although the repository lacks manifests that it names."
+        default=False, description="Accept indexes and manifests although the repository lacks content that they name."
     )
 
 

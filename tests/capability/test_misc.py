@@ -166,7 +166,9 @@ def test_what_is_overlong_is_refused_and_what_is_just_below_works(registry: Regi
 
     target_fits = registry.wire.request("GET", longest)
     target_over = registry.wire.request("GET", f"{longest}a")
-    target_far_over = registry.wire.request("GET", longest + "a" * 100_000)
+    target_far_over = registry.wire.request(
+        "GET", longest + "a" * 50_000
+    )  # past 64 KiB the parser answers 400 by itself
     headers_fit = registry.wire.request("GET", "/v2/", headers={"X-Large": "a" * (HEADER_BYTES - 1024)})
     header_over = registry.wire.request("GET", "/v2/", headers={"X-Large": "a" * (HEADER_BYTES + 1)})
     headers_over = registry.wire.request(

@@ -26,7 +26,7 @@ from tests.clients.processes import DaemonFailedError, lading, scratch_folder
 RUN_WITHIN_SECONDS = 600
 SHOWN_MESSAGE_CHARACTERS = 600
 
-# An index whose images are elsewhere is refused unless this is on; the suite's sparse data sets are such indexes.
+# The suite's sparse data sets are an image without one of its layers and an index without one of its images.
 SETTINGS = {"LADING_MANIFESTS__SPARSE_INDEXES": "true"}
 
 APIS = (

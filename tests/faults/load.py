@@ -5,6 +5,7 @@ last acknowledged request or, where one was cut off, that before it or after it,
 """
 
 import http.client
+import itertools
 import json
 import random
 import threading
@@ -88,6 +89,11 @@ class Client:
             self.faults.append(f"{self.repository}: {error}")
         finally:
             self.disconnect()
+
+    def work(self, steps: int) -> None:
+        """Do so many things, with nobody killing anything."""
+        for action in itertools.islice(self._plan(), steps):
+            action()
 
     def _plan(self) -> Iterator[Callable[[], None]]:
         ways = (self._push, self._put_manifest, self._move_tag, self._mount, self._pull, *self._deletes())

@@ -9,7 +9,7 @@ import os
 import re
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -214,7 +214,12 @@ def worker_of(connection: http.client.HTTPConnection, server: RegistryProcess) -
 
 
 def open_by(pid: int) -> Sequence[str]:
-    return [str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir()]
+    """Return what a process has open, by the names that the kernel gives."""
+    opened = []
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            opened.append(str(path.readlink()))
+    return opened
 
 
 def connect_elsewhere(server: RegistryProcess, worker: int) -> http.client.HTTPConnection:

@@ -1,5 +1,6 @@
 """The manual says what the code does."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +9,13 @@ import typer
 from lading.cli.main import app
 from lading.oci import errors
 from lading.oci.errors import RegistryError
+from lading.oci.manifest import MAX_DEPTH, MAX_MANIFEST_BYTES, MAX_REFERENCES
+from lading.oci.names import MAX_NAME_CHARACTERS
+from lading.oci.ranges import MAX_RANGES
 from lading.settings import Setting, catalog, load
+from lading.web import middleware
+from lading.web.bodies import IDLE_SECONDS
+from lading.web.replies import SEND_SECONDS
 from lading.web.v2.routes import Route, routes
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
@@ -68,6 +75,26 @@ def _answers(kind: type[RegistryError]) -> Iterator[type[RegistryError]]:
 def _error_row(kind: type[RegistryError]) -> str:
     assert kind.__doc__, f"{kind.__name__} is not documented"
     return f"| {kind.status} | `{kind.code}` | {kind.__name__} | {kind.__doc__.splitlines()[0]} |"
+
+
+def test_the_limits_in_the_manual_are_those_of_the_code() -> None:
+    """A limit that moved in the code only is met in the middle of somebody's push."""
+    expected = {
+        "manifest": f"{MAX_MANIFEST_BYTES // 2**20} MiB",
+        "nesting of a manifest": f"{MAX_DEPTH} levels",
+        "references of a manifest": str(MAX_REFERENCES),
+        "request target, path and query": f"{middleware.MAX_TARGET_BYTES // 1024} KiB",
+        "header fields together": f"{middleware.MAX_HEADERS_BYTES // 1024} KiB",
+        "number of header fields": str(middleware.MAX_HEADER_FIELDS),
+        "repository name": f"{MAX_NAME_CHARACTERS} characters",
+        "ranges of one `Range`": str(MAX_RANGES),
+        "wait for the next piece of a body": f"{IDLE_SECONDS:g} s",
+        "wait for a client to take the next piece": f"{SEND_SECONDS:g} s",
+    }
+
+    said = {cells[1]: cells[2] for cells in (re.split(r" ?\| ?", row) for row in table_under("## Limits"))}
+
+    assert expected.items() <= said.items()
 
 
 def test_every_command_and_option_is_in_the_manual() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lading.oci.digest import EMPTY_SHA256, EMPTY_SHA512, Algorithm, Digest, is_empty_content
+from lading.oci.digest import EMPTY_SHA256, EMPTY_SHA512, Algorithm, Digest, RunningDigest, is_empty_content
 from lading.oci.errors import DigestInvalid
 
 algorithms = st.sampled_from(Algorithm)
@@ -39,12 +39,14 @@ def test_a_digest_survives_being_written_and_read(algorithm: Algorithm, data: st
 def test_a_digest_is_that_of_hashlib_however_the_content_is_cut(pieces: list[bytes], algorithm: Algorithm) -> None:
     """A blob comes in pieces of the client's choice, and has one address."""
     content = b"".join(pieces)
-    hasher = algorithm.hasher()
+    running = RunningDigest(algorithm)
 
     for piece in pieces:
-        hasher.update(piece)
+        running.update(piece)
 
-    assert hasher.digest() == Digest.of(content, algorithm).raw == hashlib.new(algorithm.text, content).digest()
+    assert running.seen_bytes == len(content)
+    assert running.digest() == Digest.of(content, algorithm)
+    assert running.digest().raw == hashlib.new(algorithm.text, content).digest()
 
 
 @settings(max_examples=300)

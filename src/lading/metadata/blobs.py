@@ -83,6 +83,13 @@ _LINK = Prepared(
         set_={"keep_until_us": _LINK_INSERT.excluded.keep_until_us, "hidden_us": sa.null()},
     )
 )
+_IS_LINKED = Prepared(
+    sa.select(repo_blobs.c.blob_id).where(
+        repo_blobs.c.repo_id == sa.bindparam("repo_id"),
+        repo_blobs.c.blob_id == sa.bindparam("blob_id"),
+        repo_blobs.c.hidden_us.is_(None),
+    )
+)
 _LEASE = Prepared(
     sa.update(repo_blobs)
     .where(
@@ -207,9 +214,11 @@ def link(tx: sa.Connection, repository: str, blob_id: int, digest: Digest, *, ac
     """Show the blob to the repository, and keep it there for the manifest to come."""
     repo_id = repositories.ensure(tx, repository, actor=actor, at_us=at_us)
     until_us = at_us + garbage.LEASE_US
+    is_new = _IS_LINKED.one(tx, repo_id=repo_id, blob_id=blob_id) is None
     _LINK.run(tx, repo_id=repo_id, blob_id=blob_id, keep_until_us=until_us)
     garbage.review_blob(tx, blob_id, after_us=until_us, event="linked")
-    feed.append(tx, feed.Kind.BLOB_LINKED, repository=repository, digest=digest, actor=actor, at_us=at_us)
+    if is_new:
+        feed.append(tx, feed.Kind.BLOB_LINKED, repository=repository, digest=digest, actor=actor, at_us=at_us)
 
 
 def extend_lease(tx: sa.Connection, repo_id: int, blob_id: int, *, at_us: int) -> bool:

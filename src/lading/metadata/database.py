@@ -29,6 +29,7 @@ Row = tuple[Any, ...]
 OLDEST_SAFE_SQLITE = (3, 51, 3)
 _READER_CACHE_KIB = 64 * 1024
 _WRITER_CACHE_KIB = 8 * 1024
+_BUSY_MILLISECONDS = 5000
 _MAX_GROUP = 256
 _GROUPS_PER_CHECKPOINT = 512
 _IDLE_SECONDS_BEFORE_CHECKPOINT = 1.0
@@ -52,14 +53,16 @@ def refuse_unsafe_library() -> None:
         )
 
 
-def create_engine(path: Path, *, cache_kib: int = _WRITER_CACHE_KIB, busy_milliseconds: int = 5000) -> sa.Engine:
+def create_engine(
+    path: Path, *, cache_kib: int = _WRITER_CACHE_KIB, busy_milliseconds: int = _BUSY_MILLISECONDS
+) -> sa.Engine:
     """Return an engine whose connections are in autocommit, with foreign keys on (I3) and every commit synced."""
     engine = sa.create_engine(
-        f"sqlite+pysqlite:///{path}",
+        sa.URL.create("sqlite+pysqlite", database=str(path)),
         module=dbapi2,
         isolation_level="AUTOCOMMIT",
         poolclass=sa.pool.NullPool,
-        connect_args={"check_same_thread": False, "timeout": busy_milliseconds / 1000, "cached_statements": 512},
+        connect_args={"check_same_thread": False, "timeout": _BUSY_MILLISECONDS / 1000, "cached_statements": 512},
     )
 
     def prepare(connection: Any, _record: object) -> None:
@@ -70,6 +73,8 @@ def create_engine(path: Path, *, cache_kib: int = _WRITER_CACHE_KIB, busy_millis
             "wal_autocheckpoint=0",
             f"cache_size=-{cache_kib}",
             "temp_store=MEMORY",
+            # Last: the first connection after a crash waits while another process recovers the log.
+            f"busy_timeout={busy_milliseconds}",
         ):
             connection.execute(f"PRAGMA {pragma}").close()
         if connection.execute("PRAGMA foreign_keys").fetchone() != (1,):

@@ -21,6 +21,7 @@ _MAX_INTEGER_DIGITS = 20
 MAX_CONTAINERS = 100_000
 # A string is one token, whole or unterminated, and possessive: the scan is linear whatever is sent.
 _STRUCTURE = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{}]', re.DOTALL)
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +168,8 @@ def _decode(payload: bytes) -> Mapping[str, object]:
         document = json.loads(
             text, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant, parse_int=_bounded_integer
         )
+        if _SURROGATE.search(text):  # half a pair is text that neither UTF-8 nor a database can hold
+            json.dumps(document, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise ManifestInvalid(f"the manifest is not valid JSON: {error}") from error
     if not isinstance(document, dict):

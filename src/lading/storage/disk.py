@@ -2,6 +2,7 @@
 
     DATA/uploads/<upload id>                  staging: an upload session's bytes; its size is the session's offset
     DATA/objects/<2 hex>/<hex>.<upload id>    objects: hard links made from synced staging files, never written again
+    DATA/objects/registry-store.json          the store's identity (see `identity`)
 
 An object's key is never reused (I2): upload ids are 128 random bits, and a session commits once. A staging file with a
 second link is a commit that was cut short: the link's name ends in its id.
@@ -305,4 +306,12 @@ class StagingFile:
 
 
 async def _run(threads: ThreadPoolExecutor, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    return await asyncio.get_running_loop().run_in_executor(threads, lambda: function(*args, **kwargs))
+    """Run `function` in a thread, and return only when it has ended: it may hold a descriptor that is closed next."""
+    future = asyncio.get_running_loop().run_in_executor(threads, lambda: function(*args, **kwargs))
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        while not future.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([future])
+        raise

@@ -1,4 +1,7 @@
-"""The marker of a data directory: which store this is, and which database speaks of its objects (E1)."""
+"""The marker among the objects: which store this is, and which database speaks of it (E1).
+
+It lies in DATA/objects, so that another disk mounted there, or an empty one, is noticed.
+"""
 
 import json
 import os
@@ -20,6 +23,11 @@ class Marker:
     database_uid: str
 
 
+def marker_path(data: Path) -> Path:
+    """Return where the marker of a data directory is."""
+    return data / "objects" / MARKER
+
+
 def read(data: Path) -> Marker | None:
     """Return the marker, or None where there is none.
 
@@ -27,7 +35,7 @@ def read(data: Path) -> Marker | None:
         StoreMismatch: there is one that cannot be read.
 
     """
-    path = data / MARKER
+    path = marker_path(data)
     try:
         document = json.loads(path.read_bytes())
         marker = Marker(str(document["store_uid"]), str(document["database_uid"]))
@@ -47,7 +55,7 @@ def read(data: Path) -> Marker | None:
 
 def write(data: Path, marker: Marker) -> None:
     """Write the marker, durably and whole."""
-    path = data / MARKER
+    path = marker_path(data)
     scratch = path.with_suffix(".new")
     with scratch.open("w") as file:
         json.dump(
@@ -57,4 +65,4 @@ def write(data: Path, marker: Marker) -> None:
         file.flush()
         os.fsync(file.fileno())
     scratch.replace(path)
-    sync_directory(data)
+    sync_directory(path.parent)

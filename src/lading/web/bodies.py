@@ -82,6 +82,11 @@ class Body:
         except (ClientGone, BodyTimeout, TimeoutError):
             return
 
+    async def client_gone(self) -> None:
+        """Return when the client has closed its connection. Only after the body was read to its end."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
     async def _next(self) -> bytes:
         try:
             async with asyncio.timeout(IDLE_SECONDS):

@@ -90,6 +90,7 @@ async def send_body(send: Send, reply: Reply, *, more: bool = False) -> int:
     """Send the reply's body; return how many bytes. With `more` the message stays open for the caller to end.
 
     Raises:
+        ClientGone: there is nobody to send to (raised by `send`).
         OSError: the object became shorter while it was sent; the connection has to be cut.
         TimeoutError: the client took nothing for 60 seconds.
 

@@ -1,9 +1,11 @@
 """The ASGI application under /v2/: from a scope to a reply, the same way for every route."""
 
-from starlette.types import Receive, Scope, Send
+import asyncio
+
+from starlette.types import Message, Receive, Scope, Send
 
 from lading.auth.policy import Policy
-from lading.oci.errors import MethodNotAllowed, RegistryError
+from lading.oci.errors import ClientGone, MethodNotAllowed, RegistryError
 from lading.registry.registry import Registry
 from lading.web import errors
 from lading.web.bodies import Body
@@ -13,6 +15,7 @@ from lading.web.v2.routes import Endpoint, Place, Route, locate, routes
 
 _DRAIN_BYTES = 8 * 1024 * 1024
 _DRAIN_SECONDS = 5.0
+_WATCHED_BYTES = 1024 * 1024
 API_VERSION = {"Docker-Distribution-Api-Version": "registry/2.0"}
 
 
@@ -84,11 +87,28 @@ class V2:
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         if scope["method"] == "HEAD":
             await send({"type": "http.response.body", "body": b"", "more_body": unread})
+        elif reply.length > _WATCHED_BYTES and not unread:
+            scope["state"]["bytes"] = await _send_watched(body, reply, send)
         else:
             scope["state"]["bytes"] = await send_body(send, reply, more=unread)
         if unread:
             await body.drain(_DRAIN_BYTES, _DRAIN_SECONDS)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _send_watched(body: Body, reply: Reply, send: Send) -> int:
+    """Send a long body, and stop when the client leaves: a server may take for sent what nobody receives."""
+    gone = asyncio.create_task(body.client_gone())
+
+    async def send_unless_gone(message: Message) -> None:
+        if gone.done():
+            raise ClientGone
+        await send(message)
+
+    try:
+        return await send_body(send_unless_gone, reply)
+    finally:
+        gone.cancel()
 
 
 def _preflight(route: Route) -> Reply:

@@ -1,0 +1,1 @@
+"""Objects and staging files, tested on a real disk."""
