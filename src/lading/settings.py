@@ -95,7 +95,7 @@ class Uploads(Section):
     """Upload sessions."""
 
     ttl_seconds: int = Field(
-        default=604800, ge=1, description="An upload session that was not touched for this long is removed."
+        default=604800, ge=1, description="An upload session ends this long after its start, finished or not."
     )
 
 

@@ -57,3 +57,25 @@ def test_a_preflight_leaves_the_connection_usable(repository: Repository) -> Non
 
     first.expect(204)
     second.expect(200)
+
+
+@pytest.mark.parametrize("method", ["POST", "PATCH", "PUT", "DELETE"])
+def test_a_page_of_another_site_may_not_write(repository: Repository, method: str) -> None:
+    """A browser sends a simple POST without asking, so a page that somebody visits could push to their own registry."""
+    content = b"planted"
+    target = repository.url(f"blobs/uploads/?digest={digest_of(content)}")
+    headers = {"Origin": "https://elsewhere.example", "Content-Type": "text/plain"}
+
+    reply = repository.send(method, target, headers=headers, body=content)
+
+    reply.expect_error(403, "DENIED")
+    repository.request("GET", f"blobs/{digest_of(content)}").expect(404)
+
+
+def test_a_page_of_the_registry_itself_may_write(repository: Repository) -> None:
+    """Its own pages send their origin too, and that is the registry's host."""
+    origin = f"http://{repository.wire.host}:{repository.wire.port}"
+
+    reply = repository.request("POST", "blobs/uploads/", headers={"Origin": origin}, body=b"")
+
+    reply.expect(202)

@@ -758,3 +758,35 @@ def test_a_session_alone_makes_no_repository(repository: Repository) -> None:
     repository.start_upload()
 
     repository.request("GET", "tags/list").expect_error(404, "NAME_UNKNOWN")
+
+
+@pytest.mark.parametrize("size_bytes", [5, 300_000])
+def test_what_was_refused_counts_for_nothing(repository: Repository, size_bytes: int) -> None:
+    """A digest that had seen the refused chunk would let the content without it pass for the content with it."""
+    content = random_content(size_bytes)
+    refused = random_content(size_bytes)
+    location = repository.start_upload()
+    repository.send("PATCH", location, body=content).expect(202)
+    span = {"Content-Range": f"{size_bytes}-{3 * size_bytes}"}
+
+    repository.send("PATCH", location, headers=span, body=refused, chunked=True).expect_error(400, "SIZE_INVALID")
+
+    both = digest_of(content + refused)
+    repository.send("PUT", with_digest(location, both), body=b"").expect_error(400, "DIGEST_INVALID")
+    repository.request("GET", f"blobs/{both}").expect(404)
+
+
+def test_after_a_refused_chunk_the_session_goes_on(repository: Repository) -> None:
+    """The client learns that its chunk was wrong, sends the right one, and has its blob."""
+    content = random_content(LARGE_BYTES)
+    location = repository.start_upload()
+    repository.send("PATCH", location, body=content[:50_000]).expect(202)
+    repository.send(
+        "PATCH", location, headers={"Content-Range": "50000-50001"}, body=b"not two", chunked=True
+    ).expect_error(400, "SIZE_INVALID")
+
+    repository.send("PATCH", location, body=content[50_000:]).expect(202)
+
+    digest = digest_of(content)
+    repository.send("PUT", with_digest(location, digest), body=b"").expect(201)
+    assert repository.request("GET", f"blobs/{digest}").expect(200).body == content

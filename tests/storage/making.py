@@ -1,6 +1,6 @@
 """A process that makes an object, for the tests: python -m tests.storage.making DATA UPLOAD.
 
-It writes `begin` and `returned` to standard output around the call, so that a trace shows what lies between them.
+The data directory is prepared. It writes `begin` and `returned` to standard output around the call, so that a trace shows what lies between them.
 """
 
 import asyncio
@@ -17,7 +17,6 @@ CONTENT = b"content of an object"
 async def main(data: Path, upload_id: str) -> None:
     """Append, make the object, and print its key."""
     store = DiskStore(data)
-    store.prepare()
     staging = store.stage(upload_id)
     assert staging is not None
     with staging:

@@ -22,6 +22,9 @@ from sqlalchemy.dialects import sqlite
 
 from lading.oci.errors import Busy, DatabaseUnusable, Internal, LadingError, StorageFull
 
+FULL_ERRORS = frozenset({"SQLITE_FULL", "SQLITE_IOERR_WRITE"})
+"""What SQLite says when a write finds no room; the second also stands for a quota or a file size limit."""
+
 P = ParamSpec("P")
 T = TypeVar("T")
 Row = tuple[Any, ...]
@@ -295,7 +298,9 @@ def commit_group(connection: sa.Connection, group: Sequence[_Job]) -> None:
             raw.execute("SAVEPOINT job")
             try:
                 job.result = job.function(connection)
-            except Exception as error:  # noqa: BLE001 - it is handed to whoever asked
+            except Exception as error:
+                if not raw.in_transaction:  # a full disk makes SQLite undo all of it
+                    raise
                 job.error = translate(error)
                 raw.execute("ROLLBACK TO job")
             raw.execute("RELEASE job")
@@ -335,7 +340,7 @@ def translate(error: BaseException) -> BaseException:
     name = getattr(cause, "sqlite_errorname", "") or ""
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         translated: LadingError = Busy()
-    elif name.startswith("SQLITE_FULL"):
+    elif name in FULL_ERRORS:
         translated = StorageFull()
     else:
         log.error("database error", error=str(cause), name=name)

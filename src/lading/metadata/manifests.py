@@ -173,7 +173,6 @@ def put(  # noqa: PLR0913 - one row, and where it goes
     if row is None:
         manifest_id = _insert(tx, repo_id, digest, manifest, at_us)
         _add_children(tx, manifest_id, references)
-        _ADOPT.run(tx, at_alg=int(digest.algorithm), at_digest=digest.raw, at_repo=repo_id, new_id=manifest_id)
     else:
         manifest_id = int(row[0])
     for position, blob_id in references.blobs:
@@ -182,6 +181,7 @@ def put(  # noqa: PLR0913 - one row, and where it goes
         return manifest_id
     if row is not None:
         _REVIVE.run(tx, at_id=manifest_id, pushed_type=manifest.media_type)
+    _ADOPT.run(tx, at_alg=int(digest.algorithm), at_digest=digest.raw, at_repo=repo_id, new_id=manifest_id)
     repositories.count_manifests(tx, repo_id, +1)
     feed.append(tx, feed.Kind.MANIFEST_PUT, repository=repository, digest=digest, actor=actor, at_us=at_us)
     return manifest_id

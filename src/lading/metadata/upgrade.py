@@ -4,10 +4,11 @@ import os
 import time
 from pathlib import Path
 
+import sqlalchemy as sa
 import structlog
 from pysqlite3 import dbapi2
 
-from lading.metadata.database import create_engine, refuse_unsafe_library
+from lading.metadata.database import FULL_ERRORS, create_engine, refuse_unsafe_library
 from lading.metadata.schema import REVISION
 from lading.oci.errors import DatabaseUnusable, DiskFull, SchemaTooNew
 
@@ -33,13 +34,14 @@ def upgrade(path: Path, snapshots: Path) -> None:
             _refuse_newer(path, found)
             _snapshot(path, snapshots, found)
         _migrate(path)
-    except dbapi2.Error as error:
-        if getattr(error, "sqlite_errorname", "") in {"SQLITE_FULL", "SQLITE_IOERR_WRITE"}:
+    except (dbapi2.Error, sa.exc.DBAPIError) as error:
+        cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+        if getattr(cause, "sqlite_errorname", "") in FULL_ERRORS:
             raise DiskFull(
                 f"no room for the database {path}", "free some space on that disk and start again"
             ) from error
         raise DatabaseUnusable(
-            f"the database {path} cannot be opened: {error}",
+            f"the database {path} cannot be opened: {cause}",
             f"restore it from {snapshots} or a backup, or name another data directory with --data",
         ) from error
 

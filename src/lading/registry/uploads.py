@@ -126,8 +126,7 @@ class Uploads:
                 raise
             small = staging.read_all() if staging.offset <= self._limits.inline_max_bytes else None
             if await self._digest(session, staging, digest.algorithm, running, small) != digest:
-                await self._database.write(uploads.finish, upload_id)
-                staging.discard()
+                await self._end(upload_id, staging)
                 raise DigestMismatch(f"the content does not match {digest}; the upload session is dropped")
             await self._store_blob(repository, upload_id, digest, staging, small, actor=actor)
 
@@ -148,12 +147,20 @@ class Uploads:
         if staging is None:
             return False
         with staging:
-            ended = await self._database.write(uploads.finish, upload_id)
-            if ended:  # its commit never happened, so no row can name an object of it
-                for object_key in await self._store.objects_of(upload_id):
-                    await self._store.remove(object_key)
-            staging.discard()
-            return ended
+            return await self._end(upload_id, staging)
+
+    async def _end(self, upload_id: str, staging: StagingFile) -> bool:
+        """End the session without a commit; when that is done, no row can ever name an object made from its bytes."""
+        ended = await self._database.write(uploads.finish, upload_id)
+        if ended:
+            await self._remove_objects(upload_id, kept=None)
+        staging.discard()
+        return ended
+
+    async def _remove_objects(self, upload_id: str, *, kept: str | None) -> None:
+        for object_key in await self._store.objects_of(upload_id):
+            if object_key != kept:
+                await self._store.remove(object_key)
 
     async def _find(self, repository: str, upload_id: str) -> UploadSession:
         session = await self._database.read(uploads.find, upload_id, repository, boot_id=self._boot_id, at_us=now_us())
@@ -225,6 +232,7 @@ class Uploads:
         actor: str,
     ) -> None:
         content = NewContent(digest, staging.offset, self._store_id, data=small)
+        tried_before = staging.committing
         for _ in range(_COMMIT_TRIES):
             seen = await self._look(digest)
             if not (seen.whole or small is not None or content.object_key):
@@ -234,11 +242,18 @@ class Uploads:
                 used = await self._database.write(_commit, upload_id, repository, content, seen, actor, now_us())
             except CopyChanged:  # another push of the same content was quicker, or the collector was
                 continue
-            if content.object_key is not None and not used:
-                await self._store.remove(content.object_key)
+            if staging.committing:
+                await self._tidy(upload_id, content.object_key, used=used, tried_before=tried_before)
             staging.discard()
             return
         raise Busy("too many requests push the same blob; try again")
+
+    async def _tidy(self, upload_id: str, object_key: str | None, *, used: bool, tried_before: bool) -> None:
+        """Remove what the commit made and did not use: its own object, or one of an earlier try with another digest."""
+        if tried_before:
+            await self._remove_objects(upload_id, kept=object_key if used else None)
+        elif object_key is not None and not used:
+            await self._store.remove(object_key)
 
     async def _look(self, digest: Digest) -> SeenCopy:
         """See whether the content is stored and its bytes are there now: then ours need not be kept as well (E3)."""

@@ -292,6 +292,8 @@ class StagingFile:
                         os.link(self._path, target)
                     sync_directory(target.parent)
                 except OSError:
+                    if not self.committing:
+                        target.unlink(missing_ok=True)
                     self._path.unlink(missing_ok=True)
                     raise
 

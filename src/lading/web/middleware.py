@@ -2,12 +2,21 @@
 
 import os
 import time
+from collections.abc import Sequence
 
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lading.logs import AccessLog
-from lading.oci.errors import ClientGone, HeadersTooLarge, Internal, RegistryError, RequestInvalid, TargetTooLong
+from lading.oci.errors import (
+    ClientGone,
+    Denied,
+    HeadersTooLarge,
+    Internal,
+    RegistryError,
+    RequestInvalid,
+    TargetTooLong,
+)
 from lading.web import errors
 
 log = structlog.get_logger(__name__)
@@ -16,6 +25,7 @@ MAX_TARGET_BYTES = 8 * 1024
 MAX_HEADERS_BYTES = 32 * 1024
 MAX_HEADER_FIELDS = 100
 CLIENT_GONE_STATUS = 499
+_READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _API_VERSION = (b"docker-distribution-api-version", b"registry/2.0")
 
 
@@ -97,6 +107,13 @@ class _Exchange:
         )
 
 
+def _refuse_foreign(origin: bytes, headers: Sequence[tuple[bytes, bytes]]) -> None:
+    """Refuse what a page of another site sends through somebody's browser. No client of the registry sends Origin."""
+    host = next((value for name, value in headers if name == b"host"), b"")
+    if origin.partition(b"://")[2] != host:
+        raise Denied("a page of another site may not write to this registry")
+
+
 def _is_registry_path(raw_path: bytes) -> bool:
     return raw_path[:4] == b"/v2/" or raw_path == b"/v2"
 
@@ -113,6 +130,8 @@ def _refuse_excess(scope: Scope) -> None:
     for name, value in headers:
         size += len(name) + len(value)
         hosts += name == b"host"
+        if name == b"origin" and scope["method"] not in _READING:
+            _refuse_foreign(value, headers)
     if size > MAX_HEADERS_BYTES:
         raise HeadersTooLarge(f"the header fields are limited to {MAX_HEADERS_BYTES} bytes")
     if hosts != 1 and not (hosts == 0 and scope["http_version"] == "1.0"):

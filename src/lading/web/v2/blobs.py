@@ -11,7 +11,7 @@ async def head_blob(request: Request) -> Reply:
     """Spec: end-2."""
     digest = Digest.parse(request.target)
     blob_bytes = await request.registry.blobs.stat(request.repository, digest, for_push=request.may_push())
-    if _matches(request.header(b"if-none-match"), digest):
+    if request.has_already(digest):
         return _not_modified(digest)
     return Reply(200, _headers(digest), BlobBody(b"", blob_bytes, _whole(blob_bytes)))
 
@@ -19,7 +19,7 @@ async def head_blob(request: Request) -> Reply:
 async def get_blob(request: Request) -> Reply:
     """Spec: end-2, with RFC 9110 ranges and conditions."""
     digest = Digest.parse(request.target)
-    if _matches(request.header(b"if-none-match"), digest):
+    if request.has_already(digest):
         await request.registry.blobs.stat(request.repository, digest, for_push=False)
         return _not_modified(digest)
     blob = await request.registry.blobs.open(request.repository, digest)
@@ -70,11 +70,3 @@ def _headers(digest: Digest) -> dict[str, str]:
 
 def _not_modified(digest: Digest) -> Reply:
     return Reply(304, {"Docker-Content-Digest": str(digest), "ETag": f'"{digest}"'})
-
-
-def _matches(if_none_match: str | None, digest: Digest) -> bool:
-    """Tell whether the client has it already (RFC 9110, 13.1.2)."""
-    if if_none_match is None:
-        return False
-    entries = [entry.strip().removeprefix("W/") for entry in if_none_match.split(",")]
-    return "*" in entries or f'"{digest}"' in entries

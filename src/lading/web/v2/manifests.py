@@ -17,7 +17,7 @@ async def get_manifest(request: Request) -> Reply:
     """Spec: end-3. Accept is ignored: what was pushed is what there is. HEAD is the same without its body."""
     manifest = await request.registry.manifests.get(request.repository, _for_reading(request.target))
     headers = _headers(manifest)
-    if request.header(b"if-none-match") == headers["ETag"]:
+    if request.has_already(manifest.digest):
         return Reply(304, {"Docker-Content-Digest": str(manifest.digest), "ETag": headers["ETag"]})
     return Reply(200, headers, manifest.payload)
 

@@ -85,6 +85,11 @@ class Request:
         """Return all values of a header."""
         return [value.decode("latin-1") for key, value in self.scope["headers"] if key == name]
 
+    def has_already(self, digest: Digest) -> bool:
+        """Tell whether the client says that it has this content (If-None-Match, RFC 9110 13.1.2)."""
+        entries = [entry.strip().removeprefix("W/") for entry in ",".join(self.headers(b"if-none-match")).split(",")]
+        return "*" in entries or f'"{digest}"' in entries
+
     @property
     def actor(self) -> str:
         """The caller's name, for the history."""
