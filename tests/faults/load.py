@@ -64,6 +64,7 @@ class Client:
         self.sessions: dict[str, OpenSession] = {}
         self.faults: list[str] = []
         self.acknowledged = 0
+        self.cut_changes = 0
         self._wire = wire
         self._random = random.Random(seed)
         self._shared = {digest_of(content): content for content in shared}
@@ -244,6 +245,7 @@ class Client:
     def verify(self) -> None:
         """Read all that was ever pushed; assert that it is the state before or after the request that was cut off."""
         seen = self.observe()
+        self.cut_changes += self.pending is not None
         allowed = [self.state] if self.pending is None else [self.state, self.pending]
         assert seen in allowed, f"{self.repository}\nholds    {seen}\nexpected {' or '.join(map(str, allowed))}"
         self.state, self.pending = seen, None

@@ -41,6 +41,7 @@ def test_nothing_acknowledged_is_lost_when_the_server_is_killed(server: Registry
 
     assert_all_there(server, checker, clients)
     assert_clean_at_last(server, checker, clients)
+    assert_told_something(clients)
 
 
 def test_nothing_acknowledged_is_lost_when_workers_are_killed(server: RegistryProcess, seed: str) -> None:
@@ -59,6 +60,7 @@ def test_nothing_acknowledged_is_lost_when_workers_are_killed(server: RegistryPr
     assert not load.faults(), f"seed {seed}: {load.faults()}"
     assert_all_there(server, checker, clients)
     assert_clean_at_last(server, checker, clients)
+    assert_told_something(clients)
 
 
 def start_in_time(server: RegistryProcess) -> None:
@@ -111,3 +113,10 @@ def assert_clean_at_last(server: RegistryProcess, checker: Checker, clients: Seq
     )
     assert not checker.problems(rehash=True)
     server.stop()
+
+
+def assert_told_something(clients: Sequence[Client]) -> None:
+    """Assert that the kills met requests on their way: a run without any proves nothing."""
+    acknowledged, cut = sum(client.acknowledged for client in clients), sum(client.cut_changes for client in clients)
+    print(f"{acknowledged} requests acknowledged, {cut} changes cut off")
+    assert cut, f"{acknowledged} requests, and none was cut off"

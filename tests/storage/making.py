@@ -1,6 +1,7 @@
 """A process that makes an object, for the tests: python -m tests.storage.making DATA UPLOAD.
 
-The data directory is prepared. It writes `begin` and `returned` to standard output around the call, so that a trace shows what lies between them.
+The data directory is prepared. It writes `begin` and `returned` to standard output around the call, so that a trace
+shows what lies between them.
 """
 
 import asyncio

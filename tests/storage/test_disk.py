@@ -175,7 +175,7 @@ def test_staging_files_are_listed_by_their_sessions(store: DiskStore) -> None:
 
 
 def test_an_object_is_named_by_its_digest_and_its_session(store: DiskStore, tmp_path: Path) -> None:
-    """A name that began with the digest alone would come back with the next push, and a late delete would hit it (I2)."""
+    """A name of the digest alone would come back with the next push, and a late delete would hit it (I2)."""
     digest = Digest.of(CONTENT)
 
     first, second = make_object(store, CONTENT), make_object(store, CONTENT, OTHER)
@@ -213,9 +213,8 @@ def test_no_byte_is_added_once_an_object_was_made(store: DiskStore) -> None:
     """The object is the same file: what a row may name must stay as it is."""
     key = make_object(store, CONTENT)
 
-    with opened(store) as staging:
-        with pytest.raises(UploadInvalid):
-            asyncio.run(staging.append([b"more"], None))
+    with opened(store) as staging, pytest.raises(UploadInvalid):
+        asyncio.run(staging.append([b"more"], None))
 
     assert read(store, key, len(CONTENT)) == CONTENT
 
@@ -293,7 +292,7 @@ def test_the_folders_are_there_before_the_first_push(store: DiskStore, tmp_path:
 
 def traced(data: Path, trace: Path, *options: str) -> "subprocess.CompletedProcess[str]":
     """Make an object in a process of its own, and record its calls that change or sync the disk."""
-    calls = "write,pwrite64,pwritev,?link,linkat,?unlink,unlinkat,?rename,renameat2,fsync,fdatasync"
+    calls = "write,pwrite64,pwritev,pwritev2,?link,linkat,?unlink,unlinkat,?rename,renameat2,fsync,fdatasync"
     command = ["strace", "-f", "-y", "-e", f"trace={calls}", *options, "-o", str(trace)]
     return subprocess.run(
         [*command, sys.executable, "-B", "-m", "tests.storage.making", str(data), UPLOAD],
@@ -363,7 +362,7 @@ def test_a_sync_that_fails_ends_the_session_and_leaves_nothing(
 @pytest.mark.parametrize("error", ["EDQUOT", "ENOSPC"])
 def test_a_write_that_finds_no_room_is_told_as_such(prepared: Path, tmp_path: Path, error: str) -> None:
     """The client may wait and go on from the offset; a fault of ours it could only report."""
-    done = traced(prepared, tmp_path / "trace", "-e", f"inject=pwritev:error={error}")
+    done = traced(prepared, tmp_path / "trace", "-e", f"inject=pwritev,pwritev2:error={error}")
 
     assert done.returncode == 1
     assert "errors.StorageFull" in done.stderr.splitlines()[-1]

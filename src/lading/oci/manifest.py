@@ -57,54 +57,28 @@ def parse(payload: bytes, content_type: str) -> Manifest:
     if "manifests" in document and ("layers" in document or "config" in document):
         raise ManifestInvalid("a manifest has config and layers, an index has manifests; this one has both")
     subject = document.get("subject")
-    common = (
-        Descriptor.parse(subject, "subject") if subject is not None else None,
-        _annotations(document),
-        _artifact_type(document),
-    )
-    if media_type in media_types.INDEXES:
-        return _index(payload, media_type, document, *common)
-    return _image(payload, media_type, document, *common)
-
-
-def _image(
-    payload: bytes,
-    media_type: str,
-    document: Mapping[str, object],
-    subject: Descriptor | None,
-    annotations: Mapping[str, str],
-    artifact_type: str | None,
-) -> Manifest:
-    config = Descriptor.parse(document.get("config"), "config")
-    layers = _descriptors(document, "layers")
-    absent_allowed = [layer.has_urls or media_types.is_foreign_layer(layer.media_type) for layer in layers]
+    is_index = media_type in media_types.INDEXES
+    blobs, optional_blobs = ((), ()) if is_index else _blobs(document)
     return Manifest(
         payload=payload,
         media_type=media_type,
-        artifact_type=artifact_type or config.media_type,
-        subject=subject,
-        blobs=(config, *(layer for layer, absent in zip(layers, absent_allowed, strict=True) if not absent)),
-        optional_blobs=tuple(layer for layer, absent in zip(layers, absent_allowed, strict=True) if absent),
-        annotations=annotations,
+        artifact_type=_artifact_type(document) or (blobs[0].media_type if blobs else None),
+        subject=None if subject is None else Descriptor.parse(subject, "subject"),
+        blobs=blobs,
+        optional_blobs=optional_blobs,
+        children=_descriptors(document, "manifests") if is_index else (),
+        annotations=_annotations(document),
     )
 
 
-def _index(
-    payload: bytes,
-    media_type: str,
-    document: Mapping[str, object],
-    subject: Descriptor | None,
-    annotations: Mapping[str, str],
-    artifact_type: str | None,
-) -> Manifest:
-    return Manifest(
-        payload=payload,
-        media_type=media_type,
-        artifact_type=artifact_type,
-        subject=subject,
-        children=_descriptors(document, "manifests"),
-        annotations=annotations,
-    )
+def _blobs(document: Mapping[str, object]) -> tuple[tuple[Descriptor, ...], tuple[Descriptor, ...]]:
+    """Return config and layers, and apart from them the layers that may be absent: they are fetched from elsewhere."""
+    required: list[Descriptor] = [Descriptor.parse(document.get("config"), "config")]
+    optional: list[Descriptor] = []
+    for layer in _descriptors(document, "layers"):
+        may_be_absent = layer.has_urls or media_types.is_foreign_layer(layer.media_type)
+        (optional if may_be_absent else required).append(layer)
+    return tuple(required), tuple(optional)
 
 
 def _descriptors(document: Mapping[str, object], key: str) -> tuple[Descriptor, ...]:
