@@ -45,7 +45,7 @@ conformance: $(DEV) ## the official OCI suite, nothing failed, nothing skipped
 
 faults: $(DEV) ## kill, cut and starve the server; nothing acknowledged is lost (FULL=1 runs all)
 	tests/clients/install faults
-	LADING_FULL=$(FULL) $(BIN)/python -m pytest -q -m slow tests/faults tests/capability
+	LADING_FULL=$(FULL) $(BIN)/python -m pytest -q -m slow tests
 
 bench: $(DEV) ## beside distribution v3 and nginx, in one run
 	tests/clients/install bench

@@ -52,9 +52,9 @@ def prepare(settings: Settings) -> None:
     store = DiskStore(data)
     try:
         upgrade(data / DATABASE, data / SNAPSHOTS)
-        store.prepare()
         with create_engine(data / DATABASE).connect() as connection:
             check_identity(connection, data)
+        store.prepare()
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise DiskFull(f"no room in {data}", "free some space on that disk and start again") from error
@@ -118,7 +118,7 @@ async def open_application(settings: Settings, policy: Policy | None = None) -> 
         v2 = V2(registry, policy or OpenPolicy(), max_page_entries=settings.lists.max_page_entries)
 
         async def ready() -> None:
-            await asyncio.gather(database.read(stores.find), database.scan(stores.find))
+            await asyncio.gather(database.read(stores.find), database.scan(stores.find), database.write(stores.find))
 
         yield Front(v2, health.create(ready=ready), access_log)
 

@@ -107,7 +107,7 @@ def test_a_mount_from_anywhere_needs_a_readable_source(closed_registry: ClosedRe
 
 
 @pytest.mark.case(79)
-@pytest.mark.parametrize("digest", ["sha256:abc", "nonsense", "md5:d41d8cd98f00b204e9800998ecf8427e"])
+@pytest.mark.parametrize("digest", ["sha256:abc", "nonsense", "MD5:d41d8cd98f00b204e9800998ecf8427e"])
 def test_mounting_a_malformed_digest_is_refused(repository: Repository, source: Repository, digest: str) -> None:
     """Nothing could ever be mounted under it, so this is a mistake and not a wrong guess."""
     source.push_blob(random_content())
@@ -115,6 +115,15 @@ def test_mounting_a_malformed_digest_is_refused(repository: Repository, source: 
     reply = mount(repository, f"mount={digest}&from={source.name}")
 
     reply.expect_error(400, "DIGEST_INVALID")
+
+
+def test_mounting_a_digest_of_another_algorithm_starts_a_session(repository: Repository, source: Repository) -> None:
+    """It is well-formed and merely not there; a client that gets an error for a mount gives up its push."""
+    source.push_blob(random_content())
+
+    reply = mount(repository, f"mount=blake3:{'a' * 64}&from={source.name}")
+
+    assert_session(repository, reply)
 
 
 @pytest.mark.case(80)

@@ -96,6 +96,17 @@ class Client:
         for action in itertools.islice(self._plan(), steps):
             action()
 
+    def push_image(self) -> None:
+        """Push one image with a config in the database, a layer that is a file, and a tag."""
+        contents = [self._random.randbytes(size) for size in (SMALLEST_BYTES, LARGE_BYTES)]
+        for content in contents:
+            self._contents[digest_of(content)] = content
+            self._push_whole(content)
+        config, layer = contents
+        payload = encode(manifest_of(descriptor(config, OCI_CONFIG), [descriptor(layer, OCI_LAYER)]))
+        self._payloads[digest_of(payload)] = payload
+        self._put(payload, TAGS[0])
+
     def _plan(self) -> Iterator[Callable[[], None]]:
         ways = (self._push, self._put_manifest, self._move_tag, self._mount, self._pull, *self._deletes())
         while True:

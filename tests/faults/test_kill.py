@@ -78,8 +78,8 @@ def _waited_seconds(pid: int) -> float:
 
 
 def kill_one_worker(server: RegistryProcess, source: random.Random) -> None:
-    """Kill a worker; there is one to kill soon, since the parent replaces the dead."""
-    assert until(lambda: len(server.tree()) > 1), "no worker is left"
+    """Kill one of the two workers; there are two again soon, since the parent replaces the dead."""
+    assert until(lambda: len(server.tree()) == 3, seconds=READY_SECONDS), "a killed worker was not replaced"
     os.kill(source.choice(server.tree()[1:]), signal.SIGKILL)
 
 

@@ -1,7 +1,9 @@
 """Group commit: many functions, one transaction, one sync; each is answered as if it had been alone."""
 
 import asyncio
+import fcntl
 import gc
+import os
 import re
 import subprocess
 import sys
@@ -269,6 +271,26 @@ def test_two_processes_that_write_at_once_lose_nothing(path: Path, way: str) -> 
     promised = {(number, actor) for actor, numbers in answers.items() for number in numbers}
     assert rows(path) == sorted(promised)
     assert [seq for seq, _ in rows(path)] == list(range(1, 2 * count + 1))
+
+
+def test_the_lock_between_processes_is_held_while_a_group_is_written(path: Path) -> None:
+    """SQLite's own waiting sleeps and starves: without the lock a busy worker keeps the others out for seconds."""
+
+    def is_free(_: sa.Connection | None = None) -> bool:
+        descriptor = os.open(path.with_name(path.name + ".write-lock"), os.O_RDWR)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        finally:
+            os.close(descriptor)
+        return True
+
+    async def write(database: Database) -> tuple[bool, bool]:
+        within = await database.write(is_free)
+        return within, is_free()
+
+    assert run(path, write) == (False, True)
 
 
 def syncs(trace: Path) -> int:

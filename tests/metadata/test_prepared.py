@@ -107,6 +107,14 @@ VALUES: Mapping[str, tuple[Values, ...]] = {
     "manifests._REVIVE": ({"at_id": 3, "pushed_type": "c/d"},),
     "manifests._HIDE": ({"at_id": 1, "at_us": 44},),
     "manifests._ADD_BLOB": ({"manifest_id": 1, "position": 7, "blob_id": 2},),
+    "manifests._AWAIT_BLOB": (
+        {"manifest_id": 1, "position": 9, "awaited_alg": SHA256, "awaited_digest": ABSENT},
+        {"manifest_id": 1, "position": 0, "awaited_alg": SHA256, "awaited_digest": ABSENT},
+    ),
+    "manifests._BLOB_CAME": (
+        {"at_alg": SHA256, "at_digest": ABSENT, "at_repo": 1, "new_id": 2},
+        {"at_alg": SHA256, "at_digest": ABSENT, "at_repo": 2, "new_id": 2},
+    ),
     "manifests._ADD_CHILD": (
         {"parent_id": 1, "position": 7, "child_alg": SHA256, "child_digest": ABSENT, "child_id": None},
         {"parent_id": 1, "position": 8, "child_alg": SHA256, "child_digest": B, "child_id": 2},

@@ -19,6 +19,8 @@ QUERIES = {name: prepared for name, prepared in statements().items() if isinstan
 CHANGES = {name: prepared for name, prepared in statements().items() if name not in QUERIES}
 # These sort, or drop duplicates of, no more than one blob's or one manifest's own rows.
 SORTS_A_HANDFUL = {"manifests._HOLDING_BLOB"}
+# These look for a few examples, whichever they are.
+ANY_WILL_DO = {"manifests._HOLDING_BLOB", "blobs._HOLDERS"}
 SUBJECT = Digest.of(b"subject")
 
 Question = Callable[[sa.Connection], object]
@@ -32,6 +34,13 @@ QUESTIONS: dict[str, tuple[int, Question]] = {
     "a blob": (1, lambda tx: one(blobs.find(tx, "repo-000001", digest_of(500)))),
     "a stored blob": (1, lambda tx: one(blobs.stored(tx, digest_of(500)))),
     "a repository": (1, lambda tx: one(repositories.find(tx, "repo-000500"))),
+}
+
+
+PAGES: dict[str, Callable[[list[Any]], bool]] = {
+    "a page of tags": lambda page: page == [f"tag-{number:06}" for number in range(501, 501 + PAGE)],
+    "a page of referrers": lambda page: [entry.cursor for entry in page] == list(range(501, 501 + PAGE)),
+    "a page of the catalog": lambda page: page == [f"repo-{number:06}" for number in range(501, 501 + 2 * PAGE, 2)],
 }
 
 
@@ -153,6 +162,29 @@ def test_referrers_walk_only_the_subjects_own(connection: sa.Connection) -> None
     (step,) = plan(connection, QUERIES["manifests._REFERRERS"])
 
     assert "ix_manifests_referrers (repo_id=? AND subject_alg=? AND subject_digest=? AND id>?)" in step
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_is_in_order_because_it_asks_for_it(sizes: tuple[sa.Connection, sa.Connection], name: str) -> None:
+    """An index gives its order by chance; SQLite can be asked to turn round whatever nobody ordered."""
+    small, _ = sizes
+    (results, question), in_order = QUESTIONS[name], PAGES[name]
+
+    small.exec_driver_sql("PRAGMA reverse_unordered_selects=ON")
+    try:
+        page = question(small)
+    finally:
+        small.exec_driver_sql("PRAGMA reverse_unordered_selects=OFF")
+
+    assert isinstance(page, list)
+    assert len(page) == results
+    assert in_order(page)
+
+
+@pytest.mark.parametrize("name", [name for name, prepared in QUERIES.items() if "LIMIT" in prepared.text])
+def test_a_query_that_stops_early_says_where(name: str) -> None:
+    """Without an order, the next page may repeat or miss what this one had."""
+    assert "ORDER BY" in QUERIES[name].text or name in ANY_WILL_DO
 
 
 @pytest.mark.parametrize("name", QUESTIONS)

@@ -22,7 +22,7 @@ async def main(data: Path, upload_id: str) -> None:
     assert staging is not None
     with staging:
         await staging.append([CONTENT], None)
-        digest = await staging.digest(Algorithm.SHA256)
+        digest = (await staging.rehash(Algorithm.SHA256)).digest()
         os.write(1, b"begin\n")
         object_key = await staging.make_object(digest)
         os.write(1, b"returned\n")

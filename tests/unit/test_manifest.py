@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lading.oci import media_types
 from lading.oci.digest import Digest
 from lading.oci.errors import ManifestInvalid
-from lading.oci.manifest import MAX_CONTAINERS, MAX_DEPTH, MAX_MANIFEST_BYTES, MAX_REFERENCES, Manifest, parse
+from lading.oci.manifest import MAX_DEPTH, MAX_ELEMENTS, MAX_MANIFEST_BYTES, MAX_REFERENCES, Manifest, parse
 
 Json = dict[str, Any]
 
@@ -408,11 +408,16 @@ def test_closing_brackets_do_not_buy_depth() -> None:
 
 def test_objects_and_lists_have_a_bound() -> None:
     """Four megabytes of `{}` would become hundreds of megabytes of Python objects."""
-    present = json.dumps(image()).count("{") + json.dumps(image()).count("[")
-    most = MAX_CONTAINERS - present - 1
+    present = sum(with_field(b"[]").count(mark) for mark in (b"{", b"[", b","))
+    most = (MAX_ELEMENTS - present + 1) // 2  # each is an object, and all but one come with a comma
 
     assert parse(with_field(b"[" + b",".join([b"{}"] * most) + b"]"), OCI_IMAGE).media_type == OCI_IMAGE
-    assert f"more than {MAX_CONTAINERS}" in refusal(with_field(b"[" + b",".join([b"{}"] * (most + 1)) + b"]"))
+    assert f"more than {MAX_ELEMENTS}" in refusal(with_field(b"[" + b",".join([b"{}"] * (most + 1)) + b"]"))
+
+
+def test_a_bracket_that_closes_nothing_ends_the_reading_at_once() -> None:
+    """Megabytes of them would be looked at one by one."""
+    assert "closes nothing" in refusal(b"]" * MAX_MANIFEST_BYTES)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import typer
 if TYPE_CHECKING:
     from lading.settings import Settings
     from lading.web.server import Listening
+    from lading.web.sockets import Address
 
 _WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104 - recognized, to show a name that can be called instead
 
@@ -51,7 +52,15 @@ def _announce(settings: "Settings", listening: "Listening") -> None:
     if os.isatty(STDOUT) and settings.log.format != "json":
         typer.echo(_welcome(settings, listening))
     else:
-        event_logger().info("ready", host=first.host, port=first.port, data=str(data), workers=listening.workers)
+        event_logger().info(
+            "ready",
+            host=first.host,
+            port=first.port,
+            data=str(data),
+            workers=listening.workers,
+            push=f"docker push {_authority(first)}/NAME",
+            stop="SIGTERM",
+        )
     exposed = [str(address) for address in listening.addresses if not ipaddress.ip_address(address.host).is_loopback]
     if exposed:
         event_logger().warning(
@@ -60,9 +69,14 @@ def _announce(settings: "Settings", listening: "Listening") -> None:
         )
 
 
+def _authority(address: "Address") -> str:
+    """Return the address as a client on this machine calls it."""
+    return f"localhost:{address.port}" if address.host in _WILDCARDS else str(address)
+
+
 def _welcome(settings: "Settings", listening: "Listening") -> str:
     first = listening.addresses[0]
-    authority = f"localhost:{first.port}" if first.host in _WILDCARDS else str(first)
+    authority = _authority(first)
     places = ", ".join(f"http://{address}" for address in listening.addresses)
     return "\n".join(
         (

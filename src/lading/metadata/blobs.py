@@ -210,8 +210,8 @@ def _place(tx: sa.Connection, blob_id: int, content: NewContent) -> None:
         )
 
 
-def link(tx: sa.Connection, repository: str, blob_id: int, digest: Digest, *, actor: str, at_us: int) -> None:
-    """Show the blob to the repository, and keep it there for the manifest to come."""
+def link(tx: sa.Connection, repository: str, blob_id: int, digest: Digest, *, actor: str, at_us: int) -> int:
+    """Show the blob to the repository, and keep it there for the manifest to come; return the repository's id."""
     repo_id = repositories.ensure(tx, repository, actor=actor, at_us=at_us)
     until_us = at_us + garbage.LEASE_US
     is_new = _IS_LINKED.one(tx, repo_id=repo_id, blob_id=blob_id) is None
@@ -219,6 +219,7 @@ def link(tx: sa.Connection, repository: str, blob_id: int, digest: Digest, *, ac
     garbage.review_blob(tx, blob_id, after_us=until_us, event="linked")
     if is_new:
         feed.append(tx, feed.Kind.BLOB_LINKED, repository=repository, digest=digest, actor=actor, at_us=at_us)
+    return repo_id
 
 
 def extend_lease(tx: sa.Connection, repo_id: int, blob_id: int, *, at_us: int) -> bool:

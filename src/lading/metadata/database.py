@@ -22,8 +22,8 @@ from sqlalchemy.dialects import sqlite
 
 from lading.oci.errors import Busy, DatabaseUnusable, Internal, LadingError, StorageFull
 
-FULL_ERRORS = frozenset({"SQLITE_FULL", "SQLITE_IOERR_WRITE"})
-"""What SQLite says when a write finds no room; the second also stands for a quota or a file size limit."""
+FULL_ERROR = "SQLITE_FULL"
+"""What SQLite says when a write finds no room."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -36,6 +36,7 @@ _BUSY_MILLISECONDS = 5000
 _MAX_GROUP = 256
 _GROUPS_PER_CHECKPOINT = 512
 _IDLE_SECONDS_BEFORE_CHECKPOINT = 1.0
+_LOG_BYTES_KEPT = 64 * 1024 * 1024
 _WRITE_SECONDS = 30.0
 _SCAN_THREADS = 2
 
@@ -57,14 +58,18 @@ def refuse_unsafe_library() -> None:
 
 
 def create_engine(
-    path: Path, *, cache_kib: int = _WRITER_CACHE_KIB, busy_milliseconds: int = _BUSY_MILLISECONDS
+    path: Path,
+    *,
+    cache_kib: int = _WRITER_CACHE_KIB,
+    busy_milliseconds: int = _BUSY_MILLISECONDS,
+    pool: type[sa.Pool] = sa.NullPool,
 ) -> sa.Engine:
     """Return an engine whose connections are in autocommit, with foreign keys on (I3) and every commit synced."""
     engine = sa.create_engine(
         sa.URL.create("sqlite+pysqlite", database=str(path)),
         module=dbapi2,
         isolation_level="AUTOCOMMIT",
-        poolclass=sa.pool.NullPool,
+        poolclass=pool,
         connect_args={"check_same_thread": False, "timeout": _BUSY_MILLISECONDS / 1000, "cached_statements": 512},
     )
 
@@ -74,6 +79,7 @@ def create_engine(
             "synchronous=FULL",
             "foreign_keys=ON",
             "wal_autocheckpoint=0",
+            f"journal_size_limit={_LOG_BYTES_KEPT}",
             f"cache_size=-{cache_kib}",
             "temp_store=MEMORY",
             # Last: the first connection after a crash waits while another process recovers the log.
@@ -155,7 +161,7 @@ class Database:
 
     def __init__(self, path: Path) -> None:
         self._reader = create_engine(path, cache_kib=_READER_CACHE_KIB, busy_milliseconds=0).connect()
-        self._patient = create_engine(path)
+        self._patient = create_engine(path, pool=sa.QueuePool)
         self._threads = ThreadPoolExecutor(_SCAN_THREADS, "lading-scan")
         self._writer = _Writer(path)
         self._writer.start()
@@ -214,6 +220,7 @@ class Database:
         self._writer.jobs.put(None)
         self._writer.join()
         self._threads.shutdown()
+        self._patient.dispose()
         self._reader.close()
 
 
@@ -226,23 +233,34 @@ class _Writer(threading.Thread):
 
     def __post_init__(self) -> None:
         super().__init__(name="lading-writer", daemon=True)
+        self._connection = create_engine(self.path).connect()
+        self._lock = WriteLock(self.path)
 
     def run(self) -> None:
-        with create_engine(self.path).connect() as connection, contextlib.closing(WriteLock(self.path)) as lock:
+        """Serve the queue until it holds None. No fault of one group ends the thread: it fails that group."""
+        with self._connection, contextlib.closing(self._lock):
             groups = 0
             while True:
                 group = self._next_group(wait=_IDLE_SECONDS_BEFORE_CHECKPOINT if groups else None)
                 if group:
-                    with lock:
-                        commit_group(connection, group)
-                    _answer(group)
+                    self._commit(group)
                     groups += 1
                 stopping = group is None
                 if stopping or not group or groups >= _GROUPS_PER_CHECKPOINT:
-                    _checkpoint(connection, lock)
+                    _checkpoint(self._connection, self._lock)
                     groups = 0
                 if stopping:
                     return
+
+    def _commit(self, group: list[_Job]) -> None:
+        try:
+            with self._lock:
+                commit_group(self._connection, group)
+        except Exception:
+            log.exception("a group could not be committed")
+            for job in group:
+                job.result, job.error = None, Internal()
+        _answer(group)
 
     def _next_group(self, wait: float | None) -> list[_Job] | None:
         """Return the jobs to do together; empty after `wait` idle seconds, None when asked to stop."""
@@ -328,7 +346,7 @@ def _checkpoint(connection: sa.Connection, lock: WriteLock) -> None:
     try:
         with lock:
             connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)")
-    except sa.exc.DBAPIError as error:
+    except (OSError, sa.exc.DBAPIError) as error:
         log.warning("checkpoint failed; it will be tried again", error=str(error))
 
 
@@ -340,7 +358,7 @@ def translate(error: BaseException) -> BaseException:
     name = getattr(cause, "sqlite_errorname", "") or ""
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         translated: LadingError = Busy()
-    elif name in FULL_ERRORS:
+    elif name == FULL_ERROR:
         translated = StorageFull()
     else:
         log.error("database error", error=str(cause), name=name)

@@ -81,6 +81,23 @@ _ADD_BLOB = Prepared(
     .values({name: sa.bindparam(name) for name in ("manifest_id", "position", "blob_id")})
     .on_conflict_do_nothing()
 )
+_AWAIT_BLOB = Prepared(
+    insert(manifest_blobs)
+    .values({name: sa.bindparam(name) for name in ("manifest_id", "position", "awaited_alg", "awaited_digest")})
+    .on_conflict_do_nothing()
+)
+_BLOB_CAME = Prepared(
+    sa.update(manifest_blobs)
+    .where(
+        manifest_blobs.c.blob_id.is_(None),
+        manifest_blobs.c.awaited_alg == sa.bindparam("at_alg"),
+        manifest_blobs.c.awaited_digest == sa.bindparam("at_digest"),
+        manifest_blobs.c.manifest_id.in_(
+            sa.select(manifests.c.id).where(manifests.c.repo_id == sa.bindparam("at_repo"))
+        ),
+    )
+    .values(blob_id=sa.bindparam("new_id"), awaited_alg=sa.null(), awaited_digest=sa.null())
+)
 _ADD_CHILD = Prepared(
     sa.insert(manifest_children).values(
         {name: sa.bindparam(name) for name in ("parent_id", "position", "child_alg", "child_digest", "child_id")}
@@ -148,9 +165,13 @@ def find_live(tx: sa.Connection, repo_id: int, digest: Digest) -> tuple[int, int
 
 @dataclass(frozen=True, slots=True)
 class References:
-    """The rows behind a manifest's descriptors, by position: its blobs, and an index's children (None: sparse)."""
+    """The rows behind a manifest's descriptors, by position: its blobs, and an index's children (None: sparse).
+
+    `awaited` are blobs that may be absent and are: a layer fetched from elsewhere, anything of a sparse manifest.
+    """
 
     blobs: Sequence[tuple[int, int]] = ()
+    awaited: Sequence[tuple[int, Digest]] = ()
     children: Sequence[tuple[int, Digest, int | None]] = ()
 
 
@@ -165,21 +186,15 @@ def put(  # noqa: PLR0913 - one row, and where it goes
     actor: str,
     at_us: int,
 ) -> int:
-    """Store the manifest, or bring it back when it was deleted; return its id.
-
-    Pushing it again changes nothing, except that blobs which were absent and need not be there are held from now on.
-    """
+    """Store the manifest, or bring it back when it was deleted; return its id. Pushing it again changes nothing."""
     row = _FIND.one(tx, repo_id=repo_id, alg=int(digest.algorithm), digest=digest.raw)
     if row is None:
         manifest_id = _insert(tx, repo_id, digest, manifest, at_us)
-        _add_children(tx, manifest_id, references)
+        _add_references(tx, manifest_id, references)
     else:
         manifest_id = int(row[0])
-    for position, blob_id in references.blobs:
-        _ADD_BLOB.run(tx, manifest_id=manifest_id, position=position, blob_id=blob_id)
-    if row is not None and row[2] is None:
-        return manifest_id
-    if row is not None:
+        if row[2] is None:
+            return manifest_id
         _REVIVE.run(tx, at_id=manifest_id, pushed_type=manifest.media_type)
     _ADOPT.run(tx, at_alg=int(digest.algorithm), at_digest=digest.raw, at_repo=repo_id, new_id=manifest_id)
     repositories.count_manifests(tx, repo_id, +1)
@@ -187,7 +202,22 @@ def put(  # noqa: PLR0913 - one row, and where it goes
     return manifest_id
 
 
-def _add_children(tx: sa.Connection, manifest_id: int, references: References) -> None:
+def blob_came(tx: sa.Connection, repo_id: int, blob_id: int, digest: Digest) -> None:
+    """Have manifests of the repository that awaited the blob hold it (I3)."""
+    _BLOB_CAME.run(tx, at_alg=int(digest.algorithm), at_digest=digest.raw, at_repo=repo_id, new_id=blob_id)
+
+
+def _add_references(tx: sa.Connection, manifest_id: int, references: References) -> None:
+    for position, blob_id in references.blobs:
+        _ADD_BLOB.run(tx, manifest_id=manifest_id, position=position, blob_id=blob_id)
+    for position, digest in references.awaited:
+        _AWAIT_BLOB.run(
+            tx,
+            manifest_id=manifest_id,
+            position=position,
+            awaited_alg=int(digest.algorithm),
+            awaited_digest=digest.raw,
+        )
     for position, child, child_id in references.children:
         _ADD_CHILD.run(
             tx,

@@ -83,10 +83,19 @@ manifest_blobs = sa.Table(
     metadata,
     sa.Column("manifest_id", _Id, _references("manifests.id", ondelete="CASCADE"), primary_key=True),
     sa.Column("position", sa.Integer, primary_key=True),
-    sa.Column("blob_id", _Id, _references("blobs.id", ondelete="RESTRICT"), nullable=False),
+    # Null while a blob that may be absent is: then the digest says what is awaited.
+    sa.Column("blob_id", _Id, _references("blobs.id", ondelete="RESTRICT")),
+    sa.Column("awaited_alg", sa.SmallInteger),
+    sa.Column("awaited_digest", Octets),
     sqlite_with_rowid=False,
 )
 sa.Index("ix_manifest_blobs_blob_id", manifest_blobs.c.blob_id)
+sa.Index(
+    "ix_manifest_blobs_awaited",
+    manifest_blobs.c.awaited_alg,
+    manifest_blobs.c.awaited_digest,
+    sqlite_where=manifest_blobs.c.blob_id.is_(None),
+)
 
 manifest_children = sa.Table(
     "manifest_children",

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 import structlog
 from pysqlite3 import dbapi2
 
-from lading.metadata.database import FULL_ERRORS, create_engine, refuse_unsafe_library
+from lading.metadata.database import FULL_ERROR, create_engine, refuse_unsafe_library
 from lading.metadata.schema import REVISION
 from lading.oci.errors import DatabaseUnusable, DiskFull, SchemaTooNew
 
@@ -36,7 +36,7 @@ def upgrade(path: Path, snapshots: Path) -> None:
         _migrate(path)
     except (dbapi2.Error, sa.exc.DBAPIError) as error:
         cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
-        if getattr(cause, "sqlite_errorname", "") in FULL_ERRORS:
+        if getattr(cause, "sqlite_errorname", "") == FULL_ERROR:
             raise DiskFull(
                 f"no room for the database {path}", "free some space on that disk and start again"
             ) from error
@@ -52,8 +52,12 @@ def _revision(path: Path) -> str | None:
         return None
     connection = dbapi2.connect(path)
     try:
-        table = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone()
-        row = table and connection.execute("SELECT version_num FROM alembic_version").fetchone()
+        names = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if names and "alembic_version" not in names:
+            raise DatabaseUnusable(
+                f"the database {path} is some other program's", "move it away, or name another data directory"
+            )
+        row = names and connection.execute("SELECT version_num FROM alembic_version").fetchone()
         return str(row[0]) if row else None
     finally:
         connection.close()

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Self
 
-from lading.oci.errors import DigestInvalid
+from lading.oci.errors import DigestInvalid, DigestUnsupported
+
+_ALGORITHM = re.compile(r"[a-z0-9]+(?:[+._-][a-z0-9]+)*")
 
 
 class Algorithm(IntEnum):
@@ -36,7 +38,9 @@ class Algorithm(IntEnum):
         for algorithm in cls:
             if algorithm.text == text:
                 return algorithm
-        raise DigestInvalid(f"digest algorithm {text!r} is not supported; use sha256 or sha512")
+        if _ALGORITHM.fullmatch(text):
+            raise DigestUnsupported(f"digest algorithm {text} is not supported; use sha256 or sha512")
+        raise DigestInvalid("that is no digest algorithm; use sha256 or sha512", detail={"algorithm": text})
 
 
 _HEX = {Algorithm.SHA256: re.compile(r"[0-9a-f]{64}"), Algorithm.SHA512: re.compile(r"[0-9a-f]{128}")}

@@ -7,19 +7,22 @@
     |-- ClientGone                       the client left in the middle of its request: no reply is possible
     `-- RegistryError                    answered over HTTP with `status` and the OCI envelope
         |-- BlobUnknown  UploadUnknown  ManifestUnknown  NameUnknown  RouteUnknown          404
-        |-- NameInvalid  TagInvalid  DigestInvalid  DigestMismatch  PageSizeInvalid         400
+        |-- NameInvalid  TagInvalid  DigestInvalid (DigestUnsupported)  DigestMismatch  PageSizeInvalid  400
         |-- UploadInvalid  SizeInvalid  ManifestInvalid  ManifestBlobUnknown  RequestInvalid  400
         |-- Unauthorized 401  Denied 403
         |-- MethodNotAllowed  DeleteDisabled  BlobInUse                                     405
         |-- BodyTimeout 408  BodyTooLarge 413  TargetTooLong 414  HeadersTooLarge 431
         |-- RangeUnsatisfiable  ChunkOutOfOrder                                             416
-        `-- Internal 500  Busy 503  StorageFull 507
+        `-- Internal (SyncFailed) 500  Busy 503  StorageFull 507
 
 Codes and statuses live here and nowhere else. Code names: distribution-spec "Error Codes", and the Docker additions.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
+
+MAX_NAMED = 100
+"""How many digests one error names."""
 
 
 class LadingError(Exception):
@@ -172,13 +175,19 @@ class ManifestBlobUnknown(RegistryError):
     status, code, message = 400, "MANIFEST_BLOB_UNKNOWN", "the manifest refers to content this repository does not have"
 
     def __init__(self, digests: Sequence[str]) -> None:
-        super().__init__(f"{self.message}: {', '.join(digests)}", detail=[{"digest": digest} for digest in digests])
+        named = digests[:MAX_NAMED]
+        more = f" and {len(digests) - MAX_NAMED} more" if len(digests) > MAX_NAMED else ""
+        super().__init__(f"{self.message}: {', '.join(named)}{more}", detail=[{"digest": digest} for digest in named])
 
 
 class RequestInvalid(RegistryError):
     """The request is not one a client of the specification would send."""
 
     status, code, message = 400, "UNSUPPORTED", "the request is not valid"
+
+
+class DigestUnsupported(DigestInvalid):
+    """A digest as the grammar has it, of an algorithm we do not store."""
 
 
 class Unauthorized(RegistryError):
@@ -278,6 +287,12 @@ class Internal(RegistryError):
     status, code, message = 500, "UNKNOWN", "an internal error; the server's log tells more under this request id"
 
 
+class SyncFailed(Internal):
+    """The disk would not make the content durable. What the kernel still shows of it is not to be believed."""
+
+    message = "the disk failed to store the content; the upload session is dropped, push again"
+
+
 class Busy(RegistryError):
     """The database did not answer in time; what was asked may be tried again."""
 
@@ -290,4 +305,4 @@ class Busy(RegistryError):
 class StorageFull(RegistryError):
     """The disk is full; reads and deletes go on."""
 
-    status, code, message = 507, "UNAVAILABLE", "the registry's disk is full; nothing was stored"
+    status, code, message = 507, "UNAVAILABLE", "the registry's disk is full; try again when there is room"

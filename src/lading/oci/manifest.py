@@ -18,9 +18,10 @@ MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 MAX_DEPTH = 64
 MAX_REFERENCES = 10_000
 _MAX_INTEGER_DIGITS = 20
-MAX_CONTAINERS = 100_000
+MAX_ELEMENTS = 250_000
+MAX_TOKENS = 4 * MAX_ELEMENTS
 # A string is one token, whole or unterminated, and possessive: the scan is linear whatever is sent.
-_STRUCTURE = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{}]', re.DOTALL)
+_STRUCTURE = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{},]', re.DOTALL)
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -153,18 +154,22 @@ def _decode(payload: bytes) -> Mapping[str, object]:
 
 def _refuse_excess(text: str) -> None:
     """Refuse deep nesting and floods of objects before the decoder meets them; text in strings is passed over."""
-    depth = containers = 0
-    for match in _STRUCTURE.finditer(text):
+    depth = elements = 0
+    for tokens, match in enumerate(_STRUCTURE.finditer(text)):
         found = match.group()
         if found in "[{":
             depth += 1
-            containers += 1
+            elements += 1
             if depth > MAX_DEPTH:
                 raise ManifestInvalid(f"the manifest is nested deeper than {MAX_DEPTH} levels")
-            if containers > MAX_CONTAINERS:
-                raise ManifestInvalid(f"the manifest has more than {MAX_CONTAINERS} objects and lists")
         elif found in "]}":
             depth -= 1
+        elif found == ",":
+            elements += 1
+        if depth < 0:
+            raise ManifestInvalid("the manifest is not valid JSON: a bracket closes nothing")
+        if elements > MAX_ELEMENTS or tokens > MAX_TOKENS:
+            raise ManifestInvalid(f"the manifest has more than {MAX_ELEMENTS} elements")
 
 
 def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:

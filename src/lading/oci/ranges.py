@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Self
 
 from lading.oci.errors import RangeUnsatisfiable
@@ -31,7 +32,8 @@ class ByteRange:
 def parse_range(header: str, blob_bytes: int) -> tuple[ByteRange, ...]:
     """Return the ranges of `header` that the blob satisfies, clamped to it; empty when the header is to be ignored.
 
-    Another unit, a malformed set, or more ranges than podman ever asks for (100) is ignored, as RFC 9110 14.2 allows.
+    Another unit, a malformed set, ranges that overlap or do not ascend, or more of them than podman ever asks for (100)
+    are ignored, as RFC 9110 14.2 allows: otherwise a short request could ask for a blob a hundred times.
     An inverted range (`5-2`) is unsatisfiable here: the conformance suite expects 416.
 
     Raises:
@@ -54,6 +56,8 @@ def parse_range(header: str, blob_bytes: int) -> tuple[ByteRange, ...]:
             satisfied.append(found)
     if not satisfied:
         raise RangeUnsatisfiable(blob_bytes)
+    if any(later.first <= earlier.last for earlier, later in pairwise(satisfied)):
+        return ()
     return tuple(satisfied)
 
 

@@ -130,5 +130,11 @@ def _mount(tx: sa.Connection, repository: str, source: str, digest: Digest, acto
     linked = blobs.find(tx, source, digest)
     if linked is None:
         return False
-    blobs.link(tx, repository, linked.blob.id, digest, actor=actor, at_us=at_us)
+    link(tx, repository, linked.blob.id, digest, actor=actor, at_us=at_us)
     return True
+
+
+def link(tx: sa.Connection, repository: str, blob_id: int, digest: Digest, *, actor: str, at_us: int) -> None:
+    """Show the blob to the repository; manifests there that awaited it hold it from now on."""
+    repo_id = blobs.link(tx, repository, blob_id, digest, actor=actor, at_us=at_us)
+    manifests.blob_came(tx, repo_id, blob_id, digest)

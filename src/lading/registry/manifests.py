@@ -146,6 +146,7 @@ class Manifests:
         first_child = len(wanted) - len(manifest.children)
         found: list[tuple[int, int]] = []
         children: list[tuple[int, Digest, int | None]] = []
+        awaited: list[tuple[int, Digest]] = []
         absent: list[str] = []
         for position, descriptor in enumerate(wanted):
             is_child = position >= first_child
@@ -157,13 +158,15 @@ class Manifests:
             elif blob is not None:
                 _refuse_other_size(descriptor, blob.blob.content_bytes)
                 found.append((position, blob.blob.id))
-            elif is_child:
-                children.append((position, descriptor.digest, None))
-            if live is None and blob is None and not len(manifest.blobs) <= position < first_child:
-                absent.append(str(descriptor.digest))
+            else:
+                awaited.append((position, descriptor.digest))
+                if is_child:
+                    children.append((position, descriptor.digest, None))
+                if is_child or position < len(manifest.blobs):
+                    absent.append(str(descriptor.digest))
         if absent and not self._sparse:
             raise ManifestBlobUnknown(list(dict.fromkeys(absent)))
-        return References(found, children)
+        return References(found, awaited, children)
 
     async def _unknown(self, repository: str, tag_or_digest: str) -> NameUnknown | ManifestUnknown:
         if await self._database.read(repositories.find, repository) is None:

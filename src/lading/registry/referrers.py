@@ -11,8 +11,8 @@ from lading.metadata.manifests import Referrer
 from lading.oci.digest import Digest
 
 _MAX_PAGE_BYTES = 4 * 1024 * 1024
-_MAX_PAGE_ENTRIES = 10_000
-_BATCH = 100
+_FIRST_BATCH = 100
+_MAX_ROWS = 10_000
 _DESCRIPTOR_BYTES = 300
 
 
@@ -34,27 +34,33 @@ class Referrers:
         self, repository: str, subject: Digest, *, artifact_types: AbstractSet[str], after: int = 0
     ) -> ReferrersPage:
         """Return the referrers of `subject`, all or those of `artifact_types`; none where nothing is known."""
-        listed: list[Referrer] = []
-        page_bytes = 0
-        while True:
-            batch = await self._database.read(_batch, repository, subject, after)
-            for referrer in batch:
-                after = referrer.cursor
-                if artifact_types and referrer.artifact_type not in artifact_types:
-                    continue
-                listed.append(referrer)
-                page_bytes += _size(referrer)
-                if page_bytes > _MAX_PAGE_BYTES or len(listed) >= _MAX_PAGE_ENTRIES:
-                    return ReferrersPage(listed, after)
-            if len(batch) < _BATCH:
-                return ReferrersPage(listed, None)
+        first = await self._database.read(_batch, repository, subject, after, _FIRST_BATCH)
+        if len(first) < _FIRST_BATCH:
+            return _page(first, artifact_types, last_batch=True)
+        more = await self._database.scan(_batch, repository, subject, first[-1].cursor, _MAX_ROWS - _FIRST_BATCH)
+        return _page(first + more, artifact_types, last_batch=len(more) < _MAX_ROWS - _FIRST_BATCH)
 
 
-def _batch(tx: sa.Connection, repository: str, subject: Digest, after: int) -> list[Referrer]:
+def _page(rows: list[Referrer], artifact_types: AbstractSet[str], *, last_batch: bool) -> ReferrersPage:
+    """Keep what was asked for, up to the size of a page; a page may be short, and still be followed."""
+    listed: list[Referrer] = []
+    page_bytes = 0
+    for referrer in rows:
+        if artifact_types and referrer.artifact_type not in artifact_types:
+            continue
+        listed.append(referrer)
+        page_bytes += _size(referrer)
+        if page_bytes > _MAX_PAGE_BYTES:
+            more = not last_batch or referrer is not rows[-1]
+            return ReferrersPage(listed, referrer.cursor if more else None)
+    return ReferrersPage(listed, None if last_batch or not rows else rows[-1].cursor)
+
+
+def _batch(tx: sa.Connection, repository: str, subject: Digest, after: int, entries: int) -> list[Referrer]:
     repo_id = repositories.find(tx, repository)
     if repo_id is None:
         return []
-    return manifests.referrers(tx, repo_id, subject, after=after, entries=_BATCH)
+    return manifests.referrers(tx, repo_id, subject, after=after, entries=entries)
 
 
 def _size(referrer: Referrer) -> int:

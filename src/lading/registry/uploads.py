@@ -1,10 +1,11 @@
 """Upload sessions: start, append, commit, cancel. Object durable, then row committed, then the answer (I1)."""
 
 import asyncio
+import contextlib
 import uuid
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -22,9 +23,12 @@ from lading.oci.errors import (
     DigestMismatch,
     RegistryError,
     SizeInvalid,
+    StorageFull,
+    SyncFailed,
     UploadUnknown,
 )
 from lading.oci.ranges import ChunkRange, upload_range
+from lading.registry.blobs import link
 from lading.storage.disk import DiskStore, StagingFile
 
 Content = AsyncIterator[Sequence[bytes]]
@@ -95,7 +99,7 @@ class Uploads:
         """
         session, staging = await self._lock(repository, upload_id, part)
         with staging:
-            running = self._running.take(session, staging.offset)
+            running = await self._running.take(session, staging, session.algorithm)
             try:
                 await self._receive(staging, part, running)
             finally:
@@ -118,7 +122,7 @@ class Uploads:
         """
         session, staging = await self._lock(repository, upload_id, part)
         with staging:
-            running = self._running.take(session, staging.offset, digest.algorithm)
+            running = await self._running.take(session, staging, digest.algorithm)
             try:
                 await self._receive(staging, part, running)
             except BaseException:
@@ -129,6 +133,20 @@ class Uploads:
                 await self._end(upload_id, staging)
                 raise DigestMismatch(f"the content does not match {digest}; the upload session is dropped")
             await self._store_blob(repository, upload_id, digest, staging, small, actor=actor)
+
+    async def put(self, repository: str, digest: Digest, part: Part, *, actor: str) -> None:
+        """Store a whole blob, in a session that nobody else knows of and that does not outlive a failure.
+
+        Raises:
+            SizeInvalid, BodyTooLarge, ClientGone, DigestMismatch: as `commit`.
+
+        """
+        upload_id = await self.start(repository, digest.algorithm)
+        try:
+            await self.commit(repository, upload_id, digest, part, actor=actor)
+        except BaseException:
+            await self.drop(upload_id)
+            raise
 
     async def cancel(self, repository: str, upload_id: str) -> None:
         """End the session and drop its bytes.
@@ -173,12 +191,14 @@ class Uploads:
         await self._find(repository, upload_id)
         staging = self._store.stage(upload_id)
         if staging is None:
+            await self._find(repository, upload_id)
             raise _out_of_order(
                 repository, upload_id, self._store.staged_bytes(upload_id), "another request is writing this session"
             )
         try:
             session = await self._find(repository, upload_id)
             _check_place(repository, upload_id, part, staging.offset)
+            session = await self._without_stale_digest(session, staging)
         except UploadUnknown:  # it ended between the two looks; the file is what our own opening made
             staging.discard()
             staging.close()
@@ -188,13 +208,26 @@ class Uploads:
             raise
         return session, staging
 
+    async def _without_stale_digest(self, session: UploadSession, staging: StagingFile) -> UploadSession:
+        """Forget the digest of bytes that are no longer there, before others can take their place."""
+        if session.digest_offset is None or staging.offset >= session.digest_offset:
+            return session
+        await self._database.write(
+            uploads.advance, session.id, offset=staging.offset, digest=None, boot_id=self._boot_id
+        )
+        return replace(session, digest_offset=None, digest=None)
+
     async def _receive(self, staging: StagingFile, part: Part, running: RunningDigest | None) -> None:
         """Write the part as it comes. When it is not what it says, the session is put back to where it was."""
         start = staging.offset
         room = (self._limits.max_blob_bytes or _NO_LIMIT) - start
         expected = part.chunk.length if part.chunk else None
         most = room if expected is None else min(room, expected)
-        received = await _write(staging, part.content, running, most)
+        try:
+            received = await _write(staging, part.content, running, most)
+        except StorageFull:
+            staging.truncate(start)
+            raise
         problem: RegistryError | None = None
         if received > room:
             problem = BodyTooLarge(f"a blob may have {self._limits.max_blob_bytes} bytes (setting blobs.max_bytes)")
@@ -219,7 +252,7 @@ class Uploads:
             return running.digest()
         if session.digest is not None and session.digest_offset == staging.offset and session.algorithm is algorithm:
             return session.digest
-        return await staging.digest(algorithm)
+        return (await staging.rehash(algorithm)).digest()
 
     async def _store_blob(
         self,
@@ -236,7 +269,13 @@ class Uploads:
         for _ in range(_COMMIT_TRIES):
             seen = await self._look(digest)
             if not (seen.whole or small is not None or content.object_key):
-                object_key = await staging.make_object(digest)
+                try:
+                    object_key = await staging.make_object(digest)
+                except SyncFailed:
+                    with contextlib.suppress(RegistryError):  # a disk that fails may well fail the database too
+                        await self._end(upload_id, staging)
+                    staging.discard()
+                    raise
                 content = NewContent(digest, staging.offset, self._store_id, object_key=object_key)
             try:
                 used = await self._database.write(_commit, upload_id, repository, content, seen, actor, now_us())
@@ -277,7 +316,7 @@ def _commit(  # noqa: PLR0913, PLR0917 - one transaction
     if not uploads.finish(tx, upload_id):
         raise UploadUnknown
     blob_id, used = blobs.record(tx, repository, content, seen, actor=actor, at_us=at_us)
-    blobs.link(tx, repository, blob_id, content.digest, actor=actor, at_us=at_us)
+    link(tx, repository, blob_id, content.digest, actor=actor, at_us=at_us)
     return used
 
 
@@ -334,18 +373,24 @@ def _out_of_order(repository: str, upload_id: str, offset: int, message: str = "
 
 
 class _RunningDigests:
-    """Digests in the making, of sessions that this process has seen from their beginning; the oldest are forgotten."""
+    """Digests in the making, of sessions that this process has seen from their beginning; the oldest are forgotten.
+
+    One is believed only while the session's row says the same: another process may have seen the file begin anew.
+    """
 
     def __init__(self) -> None:
         self._kept: OrderedDict[str, RunningDigest] = OrderedDict()
 
-    def take(self, session: UploadSession, offset: int, algorithm: Algorithm | None = None) -> RunningDigest | None:
-        """Return the one that has seen exactly the session's bytes so far, a new one at its beginning, or None."""
-        algorithm = algorithm or session.algorithm
+    async def take(self, session: UploadSession, staging: StagingFile, algorithm: Algorithm) -> RunningDigest | None:
+        """Return one that has seen exactly the session's bytes so far, or None; a few bytes are simply read again."""
         kept = self._kept.pop(session.id, None)
-        if offset == 0:
+        if staging.offset == 0:
             return RunningDigest(algorithm)
-        return kept if kept and (kept.seen_bytes, kept.algorithm) == (offset, algorithm) else None
+        if staging.offset <= _CHEAP_TO_REHASH_BYTES:
+            return await staging.rehash(algorithm)
+        if kept is None or (kept.seen_bytes, kept.algorithm) != (staging.offset, algorithm):
+            return None
+        return kept if (session.digest_offset, session.digest) == (staging.offset, kept.digest()) else None
 
     def keep(self, session: UploadSession, offset: int, running: RunningDigest | None) -> None:
         """Remember it for the session's next part, if it has seen all that is there and nothing that is not."""

@@ -21,7 +21,7 @@ from typing import ParamSpec, Self, TypeVar
 import structlog
 
 from lading.oci.digest import Algorithm, Digest, RunningDigest
-from lading.oci.errors import Internal, StorageFull, UploadInvalid
+from lading.oci.errors import DataDirectoryUnusable, Internal, StorageFull, SyncFailed, UploadInvalid
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -68,13 +68,31 @@ class DiskStore:
 
     def prepare(self) -> None:
         """Make and sync the folders, so that a commit needs one directory sync. In the parent, before the fork."""
-        if not (self._objects / "ff").is_dir():
-            self._objects.mkdir(exist_ok=True)
-            for number in range(256):
-                (self._objects / f"{number:02x}").mkdir(exist_ok=True)
-            sync_directory(self._objects)
+        self._objects.mkdir(exist_ok=True)
         self._uploads.mkdir(exist_ok=True)
+        for number in range(256):
+            (self._objects / f"{number:02x}").mkdir(exist_ok=True)
+        sync_directory(self._objects)
         sync_directory(self._data)
+        self._refuse_two_disks()
+
+    def _refuse_two_disks(self) -> None:
+        """Refuse staging files and objects on different file systems: a commit is a link from one to the other."""
+        probe, link = self._uploads / ".probe", self._objects / "00" / ".probe"
+        try:
+            probe.touch()
+            link.unlink(missing_ok=True)
+            link.hardlink_to(probe)
+        except OSError as error:
+            if error.errno in _FULL:
+                raise
+            raise DataDirectoryUnusable(
+                f"{self._objects} cannot hold links to files in {self._uploads}: {(error.strerror or '').lower()}",
+                "keep the whole data directory on one file system that has hard links",
+            ) from error
+        finally:
+            link.unlink(missing_ok=True)
+            probe.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Wait for what is running."""
@@ -211,11 +229,6 @@ class StagingFile:
             os.close(self._descriptor)
             self._descriptor = -1
 
-    @property
-    def upload_id(self) -> str:
-        """The session whose bytes these are."""
-        return self._path.name
-
     async def append(self, buffers: Buffers, running: RunningDigest | None) -> None:
         """Hash and write at the end. Small pieces at once; large ones in a thread, where both let the loop run.
 
@@ -259,26 +272,25 @@ class StagingFile:
         with _translated():
             return os.pread(self._descriptor, self.offset, 0)
 
-    async def digest(self, algorithm: Algorithm) -> Digest:
+    async def rehash(self, algorithm: Algorithm) -> RunningDigest:
         """Hash the file from its beginning, in a thread: when no request has seen all of it pass by."""
 
-        def rehash() -> Digest:
+        def rehash() -> RunningDigest:
             running = RunningDigest(algorithm)
             with _translated():
                 while piece := os.pread(self._descriptor, _REHASH_BYTES, running.seen_bytes):
                     running.update(piece)
-            return running.digest()
+            return running
 
         return await _run(self._threads, rehash)
 
     async def make_object(self, digest: Digest) -> str:
         """Make the content durable under a new key, and return the key: sync, link, sync the folder.
 
-        When a sync fails, the kernel may have dropped the pages and forgotten it: the staging file is thrown away, so
-        that no later sync can pass for this one.
-
         Raises:
-            StorageFull, Internal: not durable; the session has to begin again.
+            SyncFailed: the kernel may have dropped the pages and forgotten it, and a later sync would not tell: the
+                caller has to end the session.
+            StorageFull, Internal: not done, and it may be tried again.
 
         """
         object_key = f"{digest.hex[:2]}/{digest.hex}.{self._path.name}"
@@ -286,16 +298,14 @@ class StagingFile:
         def sync_and_link() -> None:
             target = self._objects / object_key
             with _translated():
+                folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                 try:
-                    os.fsync(self._descriptor)
+                    _sync(self._descriptor)
                     with contextlib.suppress(FileExistsError):  # the same bytes, by an earlier try of this commit
                         os.link(self._path, target)
-                    sync_directory(target.parent)
-                except OSError:
-                    if not self.committing:
-                        target.unlink(missing_ok=True)
-                    self._path.unlink(missing_ok=True)
-                    raise
+                    _sync(folder)
+                finally:
+                    os.close(folder)
 
         await _run(self._threads, sync_and_link)
         self.committing = True
@@ -305,6 +315,14 @@ class StagingFile:
         """Remove the staging file; objects made from it stay."""
         with contextlib.suppress(FileNotFoundError):
             self._path.unlink()
+
+
+def _sync(descriptor: int) -> None:
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        log.exception("fsync failed")
+        raise SyncFailed from error
 
 
 async def _run(threads: ThreadPoolExecutor, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

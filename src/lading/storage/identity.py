@@ -56,6 +56,7 @@ def read(data: Path) -> Marker | None:
 def write(data: Path, marker: Marker) -> None:
     """Write the marker, durably and whole."""
     path = marker_path(data)
+    path.parent.mkdir(exist_ok=True)
     scratch = path.with_suffix(".new")
     with scratch.open("w") as file:
         json.dump(

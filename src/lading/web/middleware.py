@@ -18,15 +18,13 @@ from lading.oci.errors import (
     TargetTooLong,
 )
 from lading.web import errors
+from lading.web.http import MAX_HEADERS_BYTES, MAX_TARGET_BYTES
 
 log = structlog.get_logger(__name__)
 
-MAX_TARGET_BYTES = 8 * 1024
-MAX_HEADERS_BYTES = 32 * 1024
 MAX_HEADER_FIELDS = 100
 CLIENT_GONE_STATUS = 499
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
-_API_VERSION = (b"docker-distribution-api-version", b"registry/2.0")
 
 
 class Front:
@@ -84,7 +82,7 @@ class _Exchange:
         if self.status:
             raise ConnectionError("the reply had begun") from error
         reply = errors.render(error)
-        headers = [*reply.raw_headers(), _API_VERSION, (b"connection", b"close")]
+        headers = [*reply.raw_headers(), errors.API_VERSION, (b"connection", b"close")]
         await self.send({"type": "http.response.start", "status": reply.status, "headers": headers})
         body = reply.body if isinstance(reply.body, bytes) and self._scope["method"] != "HEAD" else b""
         await self._send({"type": "http.response.body", "body": body})

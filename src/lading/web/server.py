@@ -6,6 +6,7 @@ No thread and no database connection exists before a fork: neither would survive
 import contextlib
 import gc
 import os
+import resource
 import selectors
 import signal
 import socket
@@ -31,6 +32,8 @@ FIRST_WAIT_SECONDS = 0.1
 MAX_WAIT_SECONDS = 5.0
 MAX_PAUSE_SECONDS = 1.0
 KILLED_BY_USER = 130
+# Manifests and small blobs are in the database: they are for those who may pull, not for every local user.
+OTHERS_MAY_NOTHING = 0o027
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +56,20 @@ def run(
         StartRefused: by any of the steps before the workers serve, or by `application` in a worker.
 
     """
+    os.umask(OTHERS_MAY_NOTHING)
+    _raise_descriptor_limit()
     with claimed(settings.data), contextlib.ExitStack() as stack:
         listeners = listen(settings.http.host, settings.http.port)
         for listener in listeners:
             stack.enter_context(listener)
         prepare()
         return _Supervisor(settings, listeners, application, announce).run()
+
+
+def _raise_descriptor_limit() -> None:
+    """Take all the descriptors that we may have: each connection is one, and each blob on its way another."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 @dataclass(slots=True)

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp
 
 from lading.logs import event_logger
 from lading.oci.errors import StartRefused
+from lading.web.http import Http
 
 Application = Callable[[], AbstractAsyncContextManager[ASGIApp]]
 
@@ -125,7 +126,7 @@ class _Server(uvicorn.Server):
 def _configuration(application: ASGIApp, grace_seconds: int) -> uvicorn.Config:
     return uvicorn.Config(
         application,
-        http="httptools",
+        http=Http,
         ws="none",
         lifespan="off",
         interface="asgi3",

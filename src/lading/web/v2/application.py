@@ -16,7 +16,6 @@ from lading.web.v2.routes import Endpoint, Place, Route, locate, routes
 _DRAIN_BYTES = 8 * 1024 * 1024
 _DRAIN_SECONDS = 5.0
 _WATCHED_BYTES = 1024 * 1024
-API_VERSION = {"Docker-Distribution-Api-Version": "registry/2.0"}
 
 
 class V2:
@@ -80,8 +79,7 @@ class V2:
     async def _send(self, scope: Scope, body: Body, reply: Reply, send: Send) -> None:
         """Send the reply. A client that is still sending is heard out within bounds, so that it reads the answer."""
         unread = not body.finished
-        headers = reply.raw_headers()
-        headers += [(name.lower().encode(), value.encode()) for name, value in API_VERSION.items()]
+        headers = [*reply.raw_headers(), errors.API_VERSION]
         if unread:
             headers.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})

@@ -1,7 +1,7 @@
 """Handlers of upload sessions: end-4, end-5, end-6, end-11, end-13, end-14."""
 
 from lading.oci.digest import Algorithm, Digest, is_empty_content
-from lading.oci.errors import DigestInvalid, NameInvalid
+from lading.oci.errors import DigestInvalid, DigestUnsupported, NameInvalid
 from lading.oci.names import parse_repository_name
 from lading.oci.ranges import ChunkRange
 from lading.registry.uploads import Part, session_headers
@@ -12,24 +12,14 @@ from lading.web.v2.request import Request
 async def start_upload(request: Request) -> Reply:
     """Spec: end-4a (plain), end-4b (whole blob), end-4c (digest-algorithm), end-11 (mount)."""
     algorithm = Algorithm.parse(request.query.first("digest-algorithm") or "sha256")
-    mounted = request.query.digest("mount")
-    if mounted is not None:
-        if await _mount(request, mounted):
-            return _created(request.repository, mounted)
-        return await _session(request, algorithm)
+    if request.query.first("mount") is not None:
+        return await _mount(request) or await _session(request, algorithm)
     digest = request.query.digest()
     if digest is None:
         return await _session(request, algorithm)
     if not is_empty_content(digest) and await request.body.is_empty():
         return await _session(request, digest.algorithm)
-    upload_id = await request.registry.uploads.start(request.repository, digest.algorithm)
-    await request.registry.uploads.commit(
-        request.repository,
-        upload_id,
-        digest,
-        Part(request.body.pieces(), request.body.declared_bytes),
-        actor=request.actor,
-    )
+    await request.registry.uploads.put(request.repository, digest, _part(request), actor=request.actor)
     return _created(request.repository, digest)
 
 
@@ -63,16 +53,19 @@ async def cancel_upload(request: Request) -> Reply:
     return Reply(204)
 
 
-async def _mount(request: Request, digest: Digest) -> bool:
-    """Try the mount. A source that is no repository name is one that does not have the blob."""
+async def _mount(request: Request) -> Reply | None:
+    """Try the mount. What we cannot store, and a source that is no repository, is not there: never an error."""
     source = request.query.first("from")
     try:
+        digest = request.query.digest("mount")
         name = parse_repository_name(source) if source else None
-    except NameInvalid:
-        return False
-    return await request.registry.blobs.mount(
+    except (DigestUnsupported, NameInvalid):
+        return None
+    if digest is None or not await request.registry.blobs.mount(
         request.repository, digest, source=name, may_pull=request.may_pull, actor=request.actor
-    )
+    ):
+        return None
+    return _created(request.repository, digest)
 
 
 async def _session(request: Request, algorithm: Algorithm) -> Reply:

@@ -176,7 +176,9 @@ def upgrade() -> None:
         "manifest_blobs",
         sa.Column("manifest_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("position", sa.Integer(), nullable=False),
-        sa.Column("blob_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("blob_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True),
+        sa.Column("awaited_alg", sa.SmallInteger(), nullable=True),
+        sa.Column("awaited_digest", sa.LargeBinary(), nullable=True),
         sa.ForeignKeyConstraint(["blob_id"], ["blobs.id"], name=op.f("fk_manifest_blobs_blob_id"), ondelete="RESTRICT"),
         sa.ForeignKeyConstraint(
             ["manifest_id"], ["manifests.id"], name=op.f("fk_manifest_blobs_manifest_id"), ondelete="CASCADE"
@@ -185,6 +187,12 @@ def upgrade() -> None:
         sqlite_with_rowid=False,
     )
     with op.batch_alter_table("manifest_blobs", schema=None) as batch_op:
+        batch_op.create_index(
+            "ix_manifest_blobs_awaited",
+            ["awaited_alg", "awaited_digest"],
+            unique=False,
+            sqlite_where=sa.text("blob_id IS NULL"),
+        )
         batch_op.create_index("ix_manifest_blobs_blob_id", ["blob_id"], unique=False)
 
     op.create_table(
