@@ -92,8 +92,8 @@ _BLOB_CAME = Prepared(
         manifest_blobs.c.blob_id.is_(None),
         manifest_blobs.c.awaited_alg == sa.bindparam("at_alg"),
         manifest_blobs.c.awaited_digest == sa.bindparam("at_digest"),
-        manifest_blobs.c.manifest_id.in_(
-            sa.select(manifests.c.id).where(manifests.c.repo_id == sa.bindparam("at_repo"))
+        sa.exists().where(
+            manifests.c.id == manifest_blobs.c.manifest_id, manifests.c.repo_id == sa.bindparam("at_repo")
         ),
     )
     .values(blob_id=sa.bindparam("new_id"), awaited_alg=sa.null(), awaited_digest=sa.null())
@@ -109,8 +109,8 @@ _ADOPT = Prepared(
         manifest_children.c.child_id.is_(None),
         manifest_children.c.child_alg == sa.bindparam("at_alg"),
         manifest_children.c.child_digest == sa.bindparam("at_digest"),
-        manifest_children.c.parent_id.in_(
-            sa.select(manifests.c.id).where(manifests.c.repo_id == sa.bindparam("at_repo"))
+        sa.exists().where(
+            manifests.c.id == manifest_children.c.parent_id, manifests.c.repo_id == sa.bindparam("at_repo")
         ),
     )
     .values(child_id=sa.bindparam("new_id"))
