@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 
 import pytest
 
@@ -317,3 +318,33 @@ def test_a_body_that_nobody_reads_spoils_nothing(repository: Repository, size_by
     for reply in filter(None, (first, second)):
         assert reply.expect(200).body == image.manifest
     assert rest == b"", "more than one reply to one request"
+
+
+def test_a_head_without_an_end_is_refused_in_bounded_memory(start_registry: StartRegistry) -> None:
+    """Header lines cost a sender nothing, so a server that gathers them all can be filled by one connection."""
+    registry = start_registry()
+    before = registry.peak_memory_bytes()
+    with registry.wire.connect() as connection:
+        connection.send(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n")
+        try:
+            for number in range(400):
+                connection.send(b"X-Field-%d: %s\r\n" % (number, b"a" * 100_000))
+        except OSError:  # it has ended the connection, as it should
+            pass
+
+    registry.wire.request("GET", "/v2/").expect(200)
+    assert registry.peak_memory_bytes() - before < 20_000_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [b"", b"GET /v2/ HTTP/1.1\r\nHost: x\r\n"], ids=["nothing", "half a head"])
+def test_who_does_not_finish_a_head_is_disconnected(registry: RegistryProcess, sent: bytes) -> None:
+    """Silent connections cost a descriptor each; clients send their head at once."""
+    with registry.wire.connect() as connection:
+        connection.send(sent)
+        started = time.monotonic()
+
+        left = connection.read_to_end()
+
+    assert left == b""
+    assert 8 < time.monotonic() - started < 15

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
+from pysqlite3 import dbapi2
 
 from tests.capability.content import digest_of
 from tests.capability.server import LADING, until
@@ -351,6 +352,45 @@ def test_a_full_disk_is_a_sentence(serve: Serve, tmp_path: Path) -> None:
     assert server.errors() == (
         f"error: the disk of the data directory {data} is full\n hint: make room on it and start again\n"
     )
+
+
+def test_objects_on_a_disk_of_their_own_are_a_sentence(serve: Serve, tmp_path: Path) -> None:
+    """A commit links a staging file among the objects; at the first push it would be found too late."""
+    data = tmp_path / "data"
+    objects = data / "objects"
+    objects.mkdir(parents=True)
+    command = on_a_mount("size=1m", "true", objects)
+    command[-1] += f" --data '{data}'"
+
+    server = serve(command=command)
+
+    assert server.wait() == 1
+    assert f"{objects} cannot hold links to files in {data}/uploads" in server.errors()
+
+
+def test_a_database_of_another_program_is_left_alone(serve: Serve, tmp_path: Path) -> None:
+    """Adding our tables to it would be the beginning of two programs' trouble."""
+    data = tmp_path / "data"
+    data.mkdir()
+    with contextlib.closing(dbapi2.connect(data / "lading.db")) as connection:
+        connection.execute("CREATE TABLE theirs (x)")
+    before = (data / "lading.db").read_bytes()
+
+    server = serve("--data", str(data))
+
+    assert server.wait() == 1
+    assert server.errors().startswith(f"error: the database {data}/lading.db is some other program's\n")
+    assert (data / "lading.db").read_bytes() == before
+
+
+def test_other_users_of_the_machine_cannot_read_what_is_stored(serve: Serve, tmp_path: Path) -> None:
+    """Manifests and small blobs are in the database, and who may pull them is the registry's to say."""
+    serve().wait_until_ready()
+
+    modes = {path.name: path.stat().st_mode & 0o007 for path in (tmp_path / "data").rglob("*") if path.is_file()}
+
+    assert "lading.db" in modes
+    assert not any(modes.values()), modes
 
 
 def test_sigterm_lets_requests_finish_and_closes_idle_connections(serve: Serve) -> None:
