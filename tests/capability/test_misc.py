@@ -348,3 +348,30 @@ def test_who_does_not_finish_a_head_is_disconnected(registry: RegistryProcess, s
 
     assert left == b""
     assert 8 < time.monotonic() - started < 15
+
+
+def test_a_body_that_breaks_off_its_framing_is_refused_and_ended(repository: Repository) -> None:
+    """What follows a broken chunk could be anything, a second request among it, so nothing after it is read."""
+    location = repository.start_upload()
+    with repository.wire.connect() as connection:
+        connection.send(f"PATCH {location} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+        connection.send(b"5\r\nhello\r\nzz\r\nGET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
+
+        connection.read_reply().expect(400)
+        left = connection.read_to_end()
+
+    assert left == b""
+    assert repository.upload_range(location) in {"0-0", "0-4"}
+
+
+def test_a_bad_request_behind_a_good_one_does_not_spoil_its_reply(repository: Repository) -> None:
+    """A reply in the middle of another would be taken for content."""
+    content = random_content(3_000_000)
+    digest = repository.push_blob(content)
+    with repository.wire.connect() as connection:
+        connection.send(f"GET {repository.url(f'blobs/{digest}')} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        connection.send(b"nonsense\r\n\r\n")
+
+        reply = connection.read_reply()
+
+    assert reply.expect(200).body == content

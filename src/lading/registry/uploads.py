@@ -153,11 +153,13 @@ class Uploads:
 
         Raises:
             UploadUnknown: no such session in this repository.
+            Busy: a request is writing it.
 
         """
         await self._find(repository, upload_id)
         if not await self.drop(upload_id):
-            raise UploadUnknown
+            await self._find(repository, upload_id)
+            raise Busy("a request is writing this session; try again when it has ended")
 
     async def drop(self, upload_id: str) -> bool:
         """End a session that is not being written, with all it left on disk; False when there was none to end."""

@@ -4,7 +4,7 @@ import asyncio
 from http import HTTPStatus
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from lading.oci.errors import HeadersTooLarge, RegistryError, RequestInvalid, TargetTooLong
 from lading.web import errors
@@ -75,6 +75,9 @@ class Http(HttpToolsProtocol):
         """Answer and end the connection; what still comes is dropped within bounds, so that the answer gets read."""
         self._refused = True
         self._end_deadline()
+        if self._is_answering():
+            self.cycle.keep_alive = False  # a bad request behind one whose reply is on its way gets none
+            return
         reply = errors.render(error)
         head = f"HTTP/1.1 {reply.status} {HTTPStatus(reply.status).phrase}\r\n".encode()
         headers = [*reply.raw_headers(), errors.API_VERSION, (b"connection", b"close")]
@@ -83,6 +86,16 @@ class Http(HttpToolsProtocol):
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self.loop.call_later(_DROP_SECONDS, self.transport.close)
+
+    def _is_answering(self) -> bool:
+        """Tell whether a reply has begun; end a request that still waits for its body, for it will get no more."""
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is None or cycle.response_complete:
+            return False
+        if not cycle.response_started:
+            cycle.disconnected = True
+            cycle.message_event.set()
+        return cycle.response_started
 
     def _drop(self, data: bytes) -> None:
         self._dropped_bytes += len(data)
