@@ -131,7 +131,7 @@ def _configuration(application: ASGIApp, grace_seconds: int) -> uvicorn.Config:
         lifespan="off",
         interface="asgi3",
         log_config=None,
-        log_level="warning",
+        log_level="error",  # clients that try TLS first are ordinary; uvicorn warns of each
         access_log=False,
         server_header=False,
         proxy_headers=False,
