@@ -88,14 +88,15 @@ class Http(HttpToolsProtocol):
         self.loop.call_later(_DROP_SECONDS, self.transport.close)
 
     def _is_answering(self) -> bool:
-        """Tell whether a reply has begun; end a request that still waits for its body, for it will get no more."""
+        """Tell whether a whole request has its reply to come; end one that waits for its body: it will get no more."""
         cycle: RequestResponseCycle | None = self.cycle
         if cycle is None or cycle.response_complete:
             return False
-        if not cycle.response_started:
-            cycle.disconnected = True
-            cycle.message_event.set()
-        return cycle.response_started
+        if cycle.response_started or not cycle.more_body:
+            return True
+        cycle.disconnected = True
+        cycle.message_event.set()
+        return False
 
     def _drop(self, data: bytes) -> None:
         self._dropped_bytes += len(data)
