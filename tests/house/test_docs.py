@@ -15,7 +15,7 @@ from lading.oci.ranges import MAX_RANGES
 from lading.settings import Setting, catalog, load
 from lading.web import http, middleware
 from lading.web.bodies import IDLE_SECONDS
-from lading.web.replies import SEND_SECONDS
+from lading.web.middleware import SEND_SECONDS
 from lading.web.v2.routes import Route, routes
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"

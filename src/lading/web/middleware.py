@@ -1,5 +1,6 @@
 """What wraps every request: limits of its head, the way to /v2/ or the pages, one line of log, no escape for faults."""
 
+import asyncio
 import os
 import time
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from lading.web.http import MAX_HEADERS_BYTES, MAX_TARGET_BYTES
 log = structlog.get_logger(__name__)
 
 MAX_HEADER_FIELDS = 100
+SEND_SECONDS = 60.0
 CLIENT_GONE_STATUS = 499
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -71,11 +73,17 @@ class _Exchange:
         scope["state"] = {}
 
     async def send(self, message: Message) -> None:
-        """Pass a message on; a reply gets the request's id."""
+        """Pass a message on, within a deadline; a reply gets the request's id.
+
+        Raises:
+            TimeoutError: the client took nothing for 60 seconds.
+
+        """
         if message["type"] == "http.response.start":
             self.status = message["status"]
             message["headers"].append(self._id_header)
-        await self._send(message)
+        async with asyncio.timeout(SEND_SECONDS):
+            await self._send(message)
 
     async def fail(self, error: RegistryError) -> None:
         """Answer with an error, if nothing has been answered; cut the connection otherwise."""
@@ -85,7 +93,7 @@ class _Exchange:
         headers = [*reply.raw_headers(), errors.API_VERSION, (b"connection", b"close")]
         await self.send({"type": "http.response.start", "status": reply.status, "headers": headers})
         body = reply.body if isinstance(reply.body, bytes) and self._scope["method"] != "HEAD" else b""
-        await self._send({"type": "http.response.body", "body": body})
+        await self.send({"type": "http.response.body", "body": body})
 
     def write_to(self, access_log: AccessLog) -> None:
         """Write the access log's line."""

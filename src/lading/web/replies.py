@@ -1,6 +1,5 @@
 """Replies: a status, headers, and bytes or an object; sent in bounded pieces."""
 
-import asyncio
 import json
 import secrets
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,6 @@ from starlette.types import Send
 from lading.oci.ranges import ByteRange
 from lading.storage.disk import DiskObject
 
-SEND_SECONDS = 60.0
 PIECE_BYTES = 256 * 1024
 _BODILESS = frozenset({204, 304})
 
@@ -92,7 +90,7 @@ async def send_body(send: Send, reply: Reply, *, more: bool = False) -> int:
     Raises:
         ClientGone: there is nobody to send to (raised by `send`).
         OSError: the object became shorter while it was sent; the connection has to be cut.
-        TimeoutError: the client took nothing for 60 seconds.
+        TimeoutError: the client took nothing for too long (raised by `send`).
 
     """
     if isinstance(reply.body, bytes):
@@ -129,5 +127,4 @@ async def _send_range(send: Send, body: BlobBody, part: ByteRange, *, more: bool
 
 
 async def _send(send: Send, body: bytes, *, more: bool) -> None:
-    async with asyncio.timeout(SEND_SECONDS):
-        await send({"type": "http.response.body", "body": body, "more_body": more})
+    await send({"type": "http.response.body", "body": body, "more_body": more})
