@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.capability.server import RegistryProcess
+from tests.faults.verifying import assert_verified
 
 FULL = os.environ.get("LADING_FULL", "") not in {"", "0"}
 SEED = os.environ.get("LADING_SEED") or f"{random.SystemRandom().getrandbits(32):08x}"
@@ -29,10 +30,15 @@ def seed() -> str:
 
 @pytest.fixture
 def server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[RegistryProcess]:
-    """Return a server that is not started yet, with two workers or as many as the test's parameter says."""
+    """Return a server that is not started yet, with two workers or as many as the test's parameter says.
+
+    Whatever a test does to it, `lading verify` finds nothing in what is left.
+    """
     process = RegistryProcess(tmp_path, workers=getattr(request, "param", 2))
     try:
         yield process
+        process.kill()
+        assert_verified(process.data)
     finally:
         process.kill()
         shutil.rmtree(tmp_path, ignore_errors=True)

@@ -13,6 +13,7 @@ from tests.capability.server import RegistryProcess, until
 from tests.faults.checker import Checker, expire_sessions
 from tests.faults.conftest import FULL
 from tests.faults.load import Client, Load, new_clients
+from tests.faults.verifying import assert_verified
 
 CLIENTS = 8
 READY_SECONDS = 5.0
@@ -91,6 +92,7 @@ def assert_all_there(server: RegistryProcess, checker: Checker, clients: Sequenc
     for client in clients:
         assert states.get(client.repository, type(client.state)()) == client.state, client.repository
     assert not checker.problems()
+    assert_verified(server.data)
     assert until(lambda: not checker.leftovers(), seconds=SWEEP_SECONDS), checker.leftovers()
     for client in clients:
         client.disconnect()

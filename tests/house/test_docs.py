@@ -13,6 +13,7 @@ from lading.oci.manifest import MAX_DEPTH, MAX_MANIFEST_BYTES, MAX_REFERENCES
 from lading.oci.names import MAX_NAME_CHARACTERS
 from lading.oci.ranges import MAX_RANGES
 from lading.settings import Setting, catalog, load
+from lading.upkeep.findings import KINDS
 from lading.web import http, middleware
 from lading.web.bodies import IDLE_SECONDS
 from lading.web.middleware import SEND_SECONDS
@@ -115,9 +116,18 @@ def _spoken(command: object, name: str) -> Iterator[str]:
         yield from _spoken(child, f"{name} {child_name}")
 
 
-def table_under(heading: str) -> list[str]:
-    """Return the rows of the first table after a heading of the HTTP page, without the table's head."""
-    _, found, rest = HTTP_PAGE.read_text("utf-8").partition(f"{heading}\n")
+def test_everything_that_verify_finds_is_in_the_manual_with_what_heals_it() -> None:
+    """Who meets a code word at night looks it up there."""
+    rows = [re.split(r" ?\| ?", row)[1:5] for row in table_under("### What it finds", CLI_PAGE)]
+
+    assert [(code, severity, heals) for code, severity, _, heals in rows] == [
+        (f"`{code}`", kind.severity.value, kind.heals) for code, kind in KINDS.items()
+    ]
+
+
+def table_under(heading: str, page: Path = HTTP_PAGE) -> list[str]:
+    """Return the rows of the first table after a heading of a page, without the table's head."""
+    _, found, rest = page.read_text("utf-8").partition(f"{heading}\n")
     assert found, f"no heading {heading!r}"
     lines = rest.partition("\n## ")[0].splitlines()
     return [line for line in lines if line.startswith("| ")][1:]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lading.cli import config, serve
+from lading.cli import config, serve, verify
 from lading.oci.errors import LadingError, StartRefused
 
 INTERRUPTED = 130
@@ -20,6 +20,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(serve.serve)
+app.command()(verify.verify)
 app.add_typer(config.app, name="config")
 
 

@@ -3,7 +3,8 @@
     LadingError
     |-- StartRefused                     the server will not start: a sentence, and what to do
     |   |-- SettingsInvalid  PortUnavailable  DataDirectoryInUse  DataDirectoryUnusable  DiskFull
-    |   `-- DatabaseUnusable  SchemaTooNew  StoreMismatch
+    |   |-- DatabaseUnusable  SchemaTooNew  StoreMismatch
+    |   `-- VerifyRefused                  no server: there is nothing that `lading verify` could look at
     |-- ClientGone                       the client left in the middle of its request: no reply is possible
     `-- RegistryError                    answered over HTTP with `status` and the OCI envelope
         |-- BlobUnknown  UploadUnknown  ManifestUnknown  NameUnknown  RouteUnknown          404
@@ -72,6 +73,12 @@ class SchemaTooNew(StartRefused):
 
 class StoreMismatch(StartRefused):
     """The objects on disk and the database do not belong together (E1)."""
+
+
+class VerifyRefused(StartRefused):
+    """`lading verify` cannot look at the data directory; exit code 1 would say that it found damage."""
+
+    exit_code = 2
 
 
 class ClientGone(LadingError):

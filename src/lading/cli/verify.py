@@ -1,0 +1,130 @@
+"""`lading verify`: prove that database and objects agree, without changing either."""
+
+import dataclasses
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Self
+
+import typer
+
+from lading.cli.serve import ConfigOption
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from lading.upkeep.findings import Finding
+    from lading.upkeep.verify import Report
+
+DAMAGED = 1
+
+
+def verify(
+    config: ConfigOption = None,
+    data: Annotated[Path | None, typer.Option(metavar="DIR", help="What to verify (default ./data).")] = None,
+    quick: Annotated[  # noqa: FBT002 - a flag
+        bool, typer.Option("--quick", help="Compare lengths only; read no content but manifests.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,  # noqa: FBT002 - a flag
+) -> None:
+    """Hold the database against the objects, changing nothing: exit code 0 when no damage was found, 1 when some was.
+
+    It reads all content and hashes it. A server may run meanwhile.
+    """
+    from lading import settings  # noqa: PLC0415 - heavy: `lading --version` is quick without
+    from lading.app import DATABASE  # noqa: PLC0415
+    from lading.upkeep.verify import Verification  # noqa: PLC0415
+
+    place = settings.load(config, {"data": data}).data
+    with _Bar() as bar:
+        report = Verification(place, place / DATABASE, quick=quick, progress=bar).run()
+    typer.echo(_document(report, place, quick=quick) if as_json else "\n".join(_lines(report, place, quick=quick)))
+    raise typer.Exit(DAMAGED if report.damaged else 0)
+
+
+class _Bar:
+    """A progress bar for each stage on standard error, if that is a terminal."""
+
+    def __init__(self) -> None:
+        self._present: tuple[Progress, TaskID] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._present:
+            self._present[0].stop()
+
+    def begin(self, stage: str, total: int | None, *, of_bytes: bool = False) -> None:
+        """Begin a stage."""
+        from rich import progress  # noqa: PLC0415 - see `verify`
+        from rich.console import Console  # noqa: PLC0415
+
+        if self._present:
+            self._present[0].stop()
+        amounts: tuple[progress.ProgressColumn, ...] = (progress.MofNCompleteColumn(),)
+        if of_bytes:
+            amounts = (progress.DownloadColumn(), progress.TransferSpeedColumn())
+        bar = progress.Progress(
+            progress.TextColumn("{task.description:<20}"),
+            progress.BarColumn(),
+            *amounts,
+            progress.TimeRemainingColumn(),
+            console=Console(stderr=True),
+            disable=not sys.stderr.isatty(),
+        )
+        bar.start()
+        self._present = bar, bar.add_task(stage, total=total)
+
+    def advance(self, amount: int) -> None:
+        """Go on in the present stage."""
+        if self._present:
+            bar, task = self._present
+            bar.advance(task, amount)
+
+
+def _document(report: "Report", data: Path, *, quick: bool) -> str:
+    document = {
+        "damaged": report.damaged,
+        "data": str(data.absolute()),
+        "quick": quick,
+        "seconds": round(report.seconds, 3),
+        "counts": {**dataclasses.asdict(report.counts), "hashed_bytes": report.hashed_bytes},
+        "found": dict(report.found),
+        "findings": [
+            {"code": finding.code, "severity": finding.severity, **dataclasses.asdict(finding), "heals": finding.heals}
+            for finding in report.findings
+        ],
+    }
+    return json.dumps(document, indent=2)
+
+
+def _lines(report: "Report", data: Path, *, quick: bool) -> Iterator[str]:
+    for finding in report.findings:
+        yield from (*_finding_lines(finding), "")
+    counts = report.counts
+    yield (
+        f"{data}: {counts.repositories} repositories, {counts.tags} tags, {counts.manifests} manifests,"
+        f" {counts.blobs} blobs, {counts.objects} of them files"
+    )
+    extent = "lengths compared, no content read" if quick else f"{report.hashed_bytes} bytes hashed"
+    yield f"{extent}, {report.seconds:.1f} s"
+    listed = Counter(finding.code for finding in report.findings)
+    for code, number in report.found.items():
+        more = f", {listed[code]} of them listed" if listed[code] < number else ""
+        yield f"{report.severity(code)}: {number} {code}{more}"
+    yield "damage found" if report.damaged else "no damage found"
+
+
+def _finding_lines(finding: "Finding") -> Iterator[str]:
+    subject = finding.digest or finding.path or ""
+    if finding.tag is not None:
+        subject = f"tag {finding.tag} {subject}".rstrip()
+    yield f"{finding.severity} {finding.code}: {subject + ': ' if subject else ''}{finding.what}"
+    if finding.repositories:
+        yield f"    in {', '.join(finding.repositories)}"
+    if finding.path is not None and finding.digest is not None:
+        yield f"    at {finding.path}"
+    yield f"    {finding.heals}"

@@ -1,0 +1,110 @@
+"""What `lading verify` can find: a code word for each kind, how bad it is, and what heals it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from lading.metadata.verify import Fault
+
+
+class Severity(StrEnum):
+    """How bad it is."""
+
+    DAMAGE = "damage"
+    """Content or knowledge is lost, or will be."""
+    WASTE = "waste"
+    """Nothing is lost; room is taken by what nobody asks for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of finding."""
+
+    severity: Severity
+    heals: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One finding: its kind's code word, what is wrong in a clause, and where."""
+
+    code: str
+    what: str
+    repositories: tuple[str, ...]
+    tag: str | None
+    digest: str | None
+    path: str | None
+
+    @classmethod
+    def of(cls, fault: Fault) -> "Finding":
+        """Return the finding that a fault is."""
+        return cls(fault.code, fault.what, fault.repositories, fault.tag, fault.digest, fault.path)
+
+    @property
+    def severity(self) -> Severity:
+        """How bad it is."""
+        return KINDS[self.code].severity
+
+    @property
+    def heals(self) -> str:
+        """What heals it, in a sentence."""
+        return KINDS[self.code].heals
+
+
+_PUSH = "Push an image that has it again: the registry sees that the bytes are gone, and takes them."
+_MOVE = "Move the file away and push an image that has it again: as long as its length is right, its bytes are trusted."
+_RESTORE = "Restore the database from a snapshot or a backup: no push can mend it."
+_TAG = "Push the tag again, or delete it."
+_DELETE = "Nothing refers to it: it may be deleted."
+
+
+def _damage(heals: str) -> Kind:
+    return Kind(Severity.DAMAGE, heals)
+
+
+def _waste(heals: str) -> Kind:
+    return Kind(Severity.WASTE, heals)
+
+
+KINDS: Mapping[str, Kind] = {
+    # The store
+    "store-mismatch": _damage("Put the database and the objects of one and the same registry together."),
+    # Objects
+    "object-missing": _damage(_PUSH),
+    "object-short": _damage(_PUSH),
+    "object-long": _damage(_PUSH),
+    "object-wrong": _damage(_MOVE),
+    "object-unreadable": _damage("Look for what ails the disk; then move the file away and push its image again."),
+    "object-doomed": _damage(_RESTORE),
+    "object-unreferenced": _waste(_DELETE),
+    "file-stray": _waste("It is no file of Lading: move it away."),
+    # Blobs
+    "payload-wrong": _damage(_RESTORE),
+    "size-wrong": _damage(_RESTORE),
+    "blob-without-bytes": _damage(_RESTORE),
+    "extent-doubled": _damage(_RESTORE),
+    # Manifests and what they refer to
+    "manifest-wrong": _damage(_RESTORE),
+    "manifest-misread": _damage(_RESTORE),
+    "reference-missing": _damage(_RESTORE),
+    "reference-wrong": _damage(_RESTORE),
+    "reference-to-nowhere": _damage(_RESTORE),
+    "link-missing": _damage("Push the image to that repository again: its blobs are linked anew."),
+    "link-to-nowhere": _damage(_RESTORE),
+    # Tags and their history
+    "tag-to-nowhere": _damage(_TAG),
+    "tag-to-deleted": _damage(_TAG),
+    "tag-to-other-repository": _damage(_TAG),
+    "history-differs": _damage(_RESTORE),
+    "history-gap": _damage(_RESTORE),
+    # The database
+    "database-damaged": _damage(_RESTORE),
+    "row-to-nowhere": _damage(_RESTORE),
+    "count-wrong": _damage(_RESTORE),
+    "feed-gap": _damage(_RESTORE),
+    # Upload sessions
+    "session-short": _damage("Cancel the upload or let it expire; the client begins anew."),
+    "session-wrong": _damage("Cancel the upload or let it expire; the client begins anew."),
+    "session-expired": _waste("A running server ends it within the hour."),
+    "staging-leftover": _waste("A server that starts removes it."),
+}
