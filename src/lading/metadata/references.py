@@ -53,7 +53,14 @@ _BLOBS = (
     .where(manifest_blobs.c.manifest_id == sa.bindparam("of_manifest"))
 )
 _CHILDREN = (
-    sa.select(manifest_children, manifests.c.alg, manifests.c.digest, manifests.c.size, manifests.c.repo_id)
+    sa.select(
+        manifest_children,
+        manifests.c.alg,
+        manifests.c.digest,
+        manifests.c.size,
+        manifests.c.repo_id,
+        sa.func.length(manifests.c.payload).label("payload_bytes"),
+    )
     .select_from(manifest_children.outerjoin(manifests, manifests.c.id == manifest_children.c.child_id))
     .where(manifest_children.c.parent_id == sa.bindparam("of_manifest"))
 )
@@ -132,7 +139,7 @@ def _blob_problems(blob: sa.Row[Any], descriptor: Descriptor, *, may_be_hidden: 
     if digest_text(blob.alg, blob.digest) != str(descriptor.digest):
         yield "reference-wrong", f"its row at position {blob.position} holds something else than {descriptor.digest}"
     elif descriptor.content_bytes not in {blob.size, blob.stored_bytes}:
-        yield "size-wrong", _other_size(descriptor, blob.size)
+        yield "descriptor-wrong", _other_size(descriptor, blob.size)
     elif not blob.linked and not may_be_hidden:
         yield "link-missing", f"its repository does not show {descriptor.digest}, to which it refers"
 
@@ -143,8 +150,8 @@ def _child_problems(child: sa.Row[Any], descriptor: Descriptor, repo_id: int) ->
         and (digest_text(child.alg, child.digest), child.repo_id) != (str(descriptor.digest), repo_id)
     ):
         yield "reference-wrong", f"its row at position {child.position} holds something else than {descriptor.digest}"
-    elif child.size not in {None, descriptor.content_bytes}:
-        yield "size-wrong", _other_size(descriptor, child.size)
+    elif child.size is not None and descriptor.content_bytes not in {child.size, child.payload_bytes}:
+        yield "descriptor-wrong", _other_size(descriptor, child.size)
 
 
 def _other_size(descriptor: Descriptor, stored_bytes: int) -> str:

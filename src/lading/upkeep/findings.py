@@ -86,13 +86,14 @@ KINDS: Mapping[str, Kind] = {
     # Manifests and what they refer to
     "manifest-wrong": _damage(_RESTORE),
     "manifest-misread": _damage(_RESTORE),
+    "descriptor-wrong": _damage("Delete the manifest by its digest, and push one that is right."),
     "reference-missing": _damage(_RESTORE),
     "reference-wrong": _damage(_RESTORE),
     "reference-to-nowhere": _damage(_RESTORE),
     "link-missing": _damage("Push the image to that repository again: its blobs are linked anew."),
     "link-to-nowhere": _damage(_RESTORE),
     # Tags and their history
-    "tag-to-nowhere": _damage(_TAG),
+    "tag-to-nowhere": _damage(_RESTORE),
     "tag-to-deleted": _damage(_TAG),
     "tag-to-other-repository": _damage(_TAG),
     "history-differs": _damage(_RESTORE),

@@ -1,0 +1,284 @@
+"""`lading verify` as a command: its answers, its exit codes, and how it gets on with a server beside it."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Self
+
+import pytest
+
+from lading.app import DATABASE
+from lading.upkeep.verify import Report, Verification
+from tests.capability.repository import Repository
+from tests.capability.server import LADING, RegistryProcess
+from tests.faults.conftest import FULL
+from tests.faults.load import Load, new_clients
+from tests.faults.sound import APP, CONFIG, COPY, FIRST, LAYER, NAMES, Sound, written
+from tests.faults.verifying import VERIFY_SECONDS, verify
+
+BIG_BYTES = 64 * 2**30
+LOAD_SECONDS = 60.0 if FULL else 6.0
+CLIENTS = 4
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sound]:
+    """Return the directory of a server that was stopped; not to be touched."""
+    with written(tmp_path_factory.mktemp("sound")) as sound:
+        yield sound
+
+
+@pytest.fixture
+def sound(original: Sound, tmp_path: Path) -> Sound:
+    """Return a copy to be damaged."""
+    return original.copy(tmp_path / "data")
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*LADING, "verify", *arguments], capture_output=True, text=True, timeout=VERIFY_SECONDS, check=False
+    )
+
+
+@contextlib.contextmanager
+def running(folder: Path) -> Iterator[RegistryProcess]:
+    """Serve the copied directory, and stop."""
+    server = RegistryProcess(folder)
+    server.start()
+    try:
+        yield server
+        server.stop()
+    finally:
+        server.kill()
+
+
+def test_a_clean_directory_is_exit_code_0(sound: Sound) -> None:
+    """Scripts ask by the exit code, and people read the last line."""
+    done = run("--data", str(sound.data))
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1] == "no damage found"
+
+
+def test_damage_is_exit_code_1_and_says_where_and_what_heals_it(sound: Sound) -> None:
+    """Who reads it at night must not have to look anything up."""
+    path = sound.object_of(NAMES["layer"])
+    path.unlink()
+
+    done = run("--data", str(sound.data))
+
+    assert (done.returncode, done.stderr) == (1, "")
+    assert f"damage object-missing: {NAMES['layer']}: its object is not there\n" in done.stdout
+    assert "    in team/app, team/copy\n" in done.stdout
+    assert f"    at {path.relative_to(sound.data)}\n" in done.stdout
+    assert "    Push an image that has it again" in done.stdout
+    assert done.stdout.splitlines()[-1] == "damage found"
+
+
+def cut_short(path: Path) -> None:
+    os.truncate(path, 10)
+
+
+def overwrite_and_move_away(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+    path.rename(path.parents[2] / "moved-away")
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, cut_short, overwrite_and_move_away])
+def test_what_it_says_heals_an_object_does(sound: Sound, tmp_path: Path, damage: Callable[[Path], object]) -> None:
+    """A sentence about healing is a promise too."""
+    damage(sound.object_of(NAMES["layer"]))
+
+    with running(tmp_path) as server:
+        Repository(server.wire, APP).push_blob(LAYER)
+
+    assert verify(sound.data).found == []
+
+
+def test_what_it_says_heals_a_link_and_a_tag_does(sound: Sound, tmp_path: Path) -> None:
+    """Likewise."""
+    sound.change(
+        f"DELETE FROM repo_blobs WHERE repo_id = (SELECT id FROM repositories WHERE name = '{COPY}');"
+        "UPDATE tags SET manifest_id = (SELECT id FROM manifests WHERE deleted_us IS NOT NULL) WHERE name = 'v1'"
+    )
+    assert len(verify(sound.data).found) == 3
+
+    with running(tmp_path) as server:
+        for content in (CONFIG, LAYER):
+            Repository(server.wire, COPY).push_blob(content)
+        Repository(server.wire, APP).put_manifest("v1", FIRST).expect(201)
+
+    assert verify(sound.data).found == []
+
+
+def test_waste_alone_is_exit_code_0(sound: Sound) -> None:
+    """Bytes that nobody asks for are told of, and wake nobody up."""
+    (sound.data / "objects" / "notes").touch()
+
+    verified = verify(sound.data)
+
+    assert (verified.exit_code, verified.found) == (0, [("file-stray", "objects/notes")])
+    assert verified.document["damaged"] is False
+
+
+def test_the_document_has_everything(sound: Sound) -> None:
+    """Monitoring reads it, so its names stay."""
+    path = sound.object_of(NAMES["layer"])
+    path.unlink()
+
+    verified = verify(sound.data)
+
+    document = verified.document
+    assert verified.exit_code == 1
+    assert list(document) == ["damaged", "data", "quick", "seconds", "counts", "found", "findings"]
+    assert (document["damaged"], document["quick"], document["found"]) == (True, False, {"object-missing": 1})
+    assert document["counts"]["objects"] == 3
+    (finding,) = document["findings"]
+    assert finding.pop("heals").startswith("Push an image")
+    assert finding == {
+        "code": "object-missing",
+        "severity": "damage",
+        "what": "its object is not there",
+        "repositories": ["team/app", "team/copy"],
+        "tag": None,
+        "digest": NAMES["layer"],
+        "path": str(path.relative_to(sound.data)),
+    }
+
+
+def test_quick_sees_what_is_missing_and_not_what_is_changed(sound: Sound) -> None:
+    """It is for every hour, and says of itself that it is no proof."""
+    changed, lost = sound.object_of(NAMES["layer"]), sound.object_of(NAMES["healed"])
+    changed.write_bytes(bytes(changed.stat().st_size))
+    lost.unlink()
+
+    verified = verify(sound.data, "--quick")
+
+    assert verified.found == [("object-missing", NAMES["healed"])]
+    assert verified.document["counts"]["hashed_bytes"] == 0
+
+
+@pytest.mark.parametrize("present", [False, True], ids=["no directory", "an empty file"])
+def test_nothing_to_look_at_is_exit_code_2(tmp_path: Path, *, present: bool) -> None:
+    """Code 1 would say that damage was found, and code 0 that there is none."""
+    if present:
+        (tmp_path / DATABASE).touch()
+
+    done = run("--data", str(tmp_path))
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ")
+    assert "--data" in done.stderr
+
+
+def test_a_database_of_another_version_is_exit_code_2(sound: Sound) -> None:
+    """Checks that do not fit its tables would call everything damage."""
+    sound.change("UPDATE alembic_version SET version_num = '9999'")
+
+    done = run("--data", str(sound.data))
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "9999" in done.stderr
+
+
+def test_ctrl_c_ends_it_at_once(sound: Sound) -> None:
+    """An hour of hashing must not be an hour of waiting."""
+    os.truncate(sound.object_of(NAMES["layer"]), BIG_BYTES)
+    sound.change(f"UPDATE blobs SET size = {BIG_BYTES} WHERE size = 100000")
+    process = subprocess.Popen(
+        [*LADING, "verify", "--data", str(sound.data)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    time.sleep(3)
+
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    output, errors = process.communicate(timeout=60)
+
+    assert time.monotonic() - began < 3
+    assert (process.returncode, output) == (130, "")
+    assert "Traceback" not in errors
+
+
+def test_a_killed_servers_directory_is_read_with_its_log(server: RegistryProcess, seed: str) -> None:
+    """What was acknowledged last is in SQLite's log only; it is read there, and nothing is tidied up."""
+    server.start()
+    (client,) = new_clients(server.wire, 1, prefix="killed", seed=seed)
+    client.work(60)
+    client.push_image()
+    client.disconnect()
+    server.kill()
+    files = {path.name for path in server.data.iterdir()}
+
+    verified = verify(server.data)
+
+    assert f"{DATABASE}-wal" in files
+    assert (verified.exit_code, verified.found) == (0, [])
+    assert verified.document["counts"]["manifests"] >= len(client.state.manifests) > 0
+    assert {path.name for path in server.data.iterdir()} == files
+
+
+def test_what_a_server_does_beside_it_is_no_finding(tmp_path: Path, seed: str) -> None:
+    """Under load, with uploads that expire, through a stop, a start and a kill: it looks again before it tells."""
+    server = RegistryProcess(tmp_path, {"LADING_UPLOADS__TTL_SECONDS": "2"})
+    server.start()
+    clients = new_clients(server.wire, CLIENTS, prefix="beside", seed=seed)
+    with Watching(server.data) as watching:
+        for end in (server.stop, server.kill, server.stop):
+            with Load(clients) as load:
+                time.sleep(LOAD_SECONDS / 3)
+                load.stop()
+            end()
+            time.sleep(0.3)
+            server.start()
+            for client in clients:
+                client.sessions.clear()
+        server.kill()
+    shutil.rmtree(tmp_path, ignore_errors=True)
+
+    assert not watching.findings, f"seed {seed}: {watching.findings}"
+    assert watching.rounds >= 10
+    print(f"{watching.rounds} rounds, {sum(client.acknowledged for client in clients)} requests")
+
+
+class Watching:
+    """Verifies a directory again and again in a thread, while the block lasts."""
+
+    def __init__(self, data: Path) -> None:
+        self.rounds = 0
+        self.findings: list[object] = []
+        self._data = data
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self.findings += self._once().findings
+            except Exception as error:  # noqa: BLE001 - a thread's error is a finding of the test
+                self.findings.append(error)
+            self.rounds += 1
+
+    def _once(self) -> Report:
+        return Verification(self._data, self._data / DATABASE, quick=False, progress=self).run()
+
+    def begin(self, stage: str, total: int | None, *, of_bytes: bool = False) -> None:
+        """Do nothing."""
+
+    def advance(self, amount: int) -> None:
+        """Do nothing."""
