@@ -128,7 +128,7 @@ def _reference_problems(tx: sa.Connection, row: sa.Row[Any], manifest: Manifest)
 
 def _blob_problems(blob: sa.Row[Any], descriptor: Descriptor, *, may_be_hidden: bool) -> Iterator[tuple[str, str]]:
     if blob.blob_id is None:
-        if blob.awaited_digest is None or digest_text(blob.awaited_alg, blob.awaited_digest) != str(descriptor.digest):
+        if not _is(descriptor, blob.awaited_alg, blob.awaited_digest):
             yield (
                 "reference-wrong",
                 f"its row at position {blob.position} awaits something else than {descriptor.digest}",
@@ -136,7 +136,7 @@ def _blob_problems(blob: sa.Row[Any], descriptor: Descriptor, *, may_be_hidden: 
         return
     if blob.digest is None:
         return
-    if digest_text(blob.alg, blob.digest) != str(descriptor.digest):
+    if not _is(descriptor, blob.alg, blob.digest):
         yield "reference-wrong", f"its row at position {blob.position} holds something else than {descriptor.digest}"
     elif descriptor.content_bytes not in {blob.size, blob.stored_bytes}:
         yield "descriptor-wrong", _other_size(descriptor, blob.size)
@@ -145,13 +145,15 @@ def _blob_problems(blob: sa.Row[Any], descriptor: Descriptor, *, may_be_hidden: 
 
 
 def _child_problems(child: sa.Row[Any], descriptor: Descriptor, repo_id: int) -> Iterator[tuple[str, str]]:
-    if digest_text(child.child_alg, child.child_digest) != str(descriptor.digest) or (
-        child.digest is not None
-        and (digest_text(child.alg, child.digest), child.repo_id) != (str(descriptor.digest), repo_id)
-    ):
+    held_there = child.digest is None or (_is(descriptor, child.alg, child.digest) and child.repo_id == repo_id)
+    if not (held_there and _is(descriptor, child.child_alg, child.child_digest)):
         yield "reference-wrong", f"its row at position {child.position} holds something else than {descriptor.digest}"
     elif child.size is not None and descriptor.content_bytes not in {child.size, child.payload_bytes}:
         yield "descriptor-wrong", _other_size(descriptor, child.size)
+
+
+def _is(descriptor: Descriptor, alg: int, raw: bytes) -> bool:
+    return (alg, raw) == (descriptor.digest.algorithm, descriptor.digest.raw)
 
 
 def _other_size(descriptor: Descriptor, stored_bytes: int) -> str:

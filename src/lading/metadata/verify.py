@@ -22,6 +22,7 @@ from lading.metadata.schema import (
     manifests,
     repo_blobs,
     repositories,
+    stores,
     tags,
     uploads,
 )
@@ -64,6 +65,9 @@ class ReadOnlyDatabase:
     def __init__(self, path: Path) -> None:
         refuse_unsafe_library()
         self._path = path
+        self._shared = _engine(path, "mode=ro")
+        # Without a log nobody has the database open, and SQLite would make a log to read it, unless told not to.
+        self._immutable = _engine(path, "mode=ro&immutable=1")
 
     def read(self, function: Callable[Concatenate[sa.Connection, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `function` on one moment of the database; again, if a server came up and wrote meanwhile.
@@ -85,17 +89,8 @@ class ReadOnlyDatabase:
                 return return_value
 
     def _once(self, function: Callable[..., T], *, immutable: bool, args: Any, kwargs: Any) -> T:
-        # Without a log nobody has the database open, and SQLite would make a log to read it, unless told not to.
-        name = urllib.parse.quote(str(self._path.absolute())) + "?mode=ro" + ("&immutable=1" if immutable else "")
-        engine = sa.create_engine(
-            "sqlite+pysqlite://",
-            creator=lambda: _connect(f"file:{name}"),
-            module=dbapi2,
-            isolation_level="AUTOCOMMIT",
-            poolclass=sa.NullPool,
-        )
         try:
-            with engine.connect() as connection:
+            with (self._immutable if immutable else self._shared).connect() as connection:
                 connection.exec_driver_sql("BEGIN")
                 return function(connection, *args, **kwargs)
         except (dbapi2.Error, sa.exc.DBAPIError) as error:
@@ -130,6 +125,17 @@ def _state(path: Path) -> _State:
     except OSError:
         return _State(has_log)
     return _State(has_log, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def _engine(path: Path, mode: str) -> sa.Engine:
+    uri = f"file:{urllib.parse.quote(str(path.absolute()))}?{mode}"
+    return sa.create_engine(
+        "sqlite+pysqlite://",
+        creator=lambda: _connect(uri),
+        module=dbapi2,
+        isolation_level="AUTOCOMMIT",
+        poolclass=sa.NullPool,
+    )
 
 
 def _connect(uri: str) -> Any:
@@ -279,14 +285,28 @@ def unaccounted(tx: sa.Connection, objects: Sequence[tuple[str, str]]) -> list[s
 
     The keys must have been listed before: a commit swaps the session's row for the extent at once.
     """
-    accounted: set[str] = set()
+    left: list[str] = []
     for page in _pages(objects):
-        keys = [key for key, _ in page]
-        for table in (blob_extents, doomed_objects):
-            accounted.update(tx.execute(sa.select(table.c.object_key).where(table.c.object_key.in_(keys))).scalars())
-        open_sessions = set(_open(tx, [upload_id for _, upload_id in page]))
-        accounted.update(key for key, upload_id in page if upload_id in open_sessions)
-    return [key for key, _ in objects if key not in accounted]
+        found = dict(page)
+        found = _without(tx, _extents_named(found), found)
+        if found:  # the doomed list has no index on keys, and few keys come so far
+            found = _without(
+                tx, sa.select(doomed_objects.c.object_key).where(doomed_objects.c.object_key.in_(found)), found
+            )
+        open_sessions = set(_open(tx, list(found.values()))) if found else set()
+        left += [key for key, upload_id in found.items() if upload_id not in open_sessions]
+    return left
+
+
+def _extents_named(keys: Iterable[str]) -> sa.Select[str]:
+    return sa.select(blob_extents.c.object_key).where(
+        blob_extents.c.store_id.in_(sa.select(stores.c.id)), blob_extents.c.object_key.in_(list(keys))
+    )
+
+
+def _without(tx: sa.Connection, statement: sa.Select[str], found: dict[str, str]) -> dict[str, str]:
+    known = set(tx.execute(statement).scalars())
+    return {key: upload_id for key, upload_id in found.items() if key not in known}
 
 
 def without_session(tx: sa.Connection, upload_ids: Sequence[str]) -> list[str]:
