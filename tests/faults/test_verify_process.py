@@ -1,6 +1,7 @@
 """`lading verify` as a command: its answers, its exit codes, and how it gets on with a server beside it."""
 
 import contextlib
+import itertools
 import os
 import shutil
 import signal
@@ -12,14 +13,17 @@ from pathlib import Path
 from typing import Self
 
 import pytest
+from pysqlite3 import dbapi2
 
 from lading.app import DATABASE
+from lading.storage.verify import THREADS
 from lading.upkeep.verify import Report, Verification
-from tests.capability.repository import Repository
+from tests.capability.content import LARGE_BYTES, digest_of, random_content
+from tests.capability.repository import Repository, with_digest
 from tests.capability.server import LADING, RegistryProcess
 from tests.faults.conftest import FULL
 from tests.faults.load import Load, new_clients
-from tests.faults.sound import APP, CONFIG, COPY, FIRST, LAYER, NAMES, Sound, written
+from tests.faults.sound import APP, CONFIG, COPY, FIRST, LAYER, NAMES, OPEN_BYTES, Sound, written
 from tests.faults.verifying import VERIFY_SECONDS, verify
 
 BIG_BYTES = 64 * 2**30
@@ -232,20 +236,90 @@ def test_what_a_server_does_beside_it_is_no_finding(tmp_path: Path, seed: str) -
     clients = new_clients(server.wire, CLIENTS, prefix="beside", seed=seed)
     with Watching(server.data) as watching:
         for end in (server.stop, server.kill, server.stop):
-            with Load(clients) as load:
+            with Load(clients) as load, Uploading(server):
                 time.sleep(LOAD_SECONDS / 3)
                 load.stop()
             end()
             time.sleep(0.3)
             server.start()
             for client in clients:
-                client.sessions.clear()
+                client.sessions.clear()  # they have expired, or will before anybody goes on
         server.kill()
     shutil.rmtree(tmp_path, ignore_errors=True)
 
     assert not watching.findings, f"seed {seed}: {watching.findings}"
-    assert watching.rounds >= 10
+    assert watching.rounds >= 5
     print(f"{watching.rounds} rounds, {sum(client.acknowledged for client in clients)} requests")
+
+
+def test_what_is_removed_while_it_looks_is_no_finding(sound: Sound, tmp_path: Path) -> None:
+    """As a collector does it, rows first and then the file, while the page that names the file is being worked on."""
+    with running(tmp_path) as server:
+        late = [Repository(server.wire, APP).push_blob(random_content(LARGE_BYTES)) for _ in range(4 * THREADS)][-1]
+    path = sound.object_of(late)
+
+    def collect() -> None:
+        blob = f"(SELECT id FROM blobs WHERE digest = x'{late.partition(':')[2]}')"
+        for table in ("repo_blobs", "blob_extents", "gc_blob_queue"):
+            sound.change(f"DELETE FROM {table} WHERE blob_id = {blob}")
+        sound.change(f"DELETE FROM blobs WHERE digest = x'{late.partition(':')[2]}'")
+        path.unlink()
+
+    with contextlib.closing(dbapi2.connect(str(sound.data / DATABASE))) as beside:
+        beside.execute("SELECT count(*) FROM blobs").fetchone()  # as a server would, so that there is a log
+        report = Verification(sound.data, sound.data / DATABASE, quick=False, progress=AtFirstPiece(collect)).run()
+
+    assert not path.exists()
+    assert not report.findings
+
+
+class AtFirstPiece:
+    """Does something when the first piece of an object was hashed; all threads wait for it."""
+
+    def __init__(self, action: Callable[[], None]) -> None:
+        self._lock = threading.Lock()
+        self._action: Callable[[], None] | None = action
+        self._stage: tuple[str, int | None, bool] = ("", None, False)
+
+    def begin(self, stage: str, total: int | None, *, of_bytes: bool = False) -> None:
+        """Remember the stage."""
+        self._stage = (stage, total, of_bytes)
+
+    def advance(self, amount: int) -> None:
+        """Act once."""
+        with self._lock:
+            if amount and self._stage[0] == "objects" and self._action:
+                self._action()
+                self._action = None
+
+
+class Uploading:
+    """Uploads that the registry remembers the digest of, committed or cancelled in turn, while the block lasts."""
+
+    def __init__(self, server: RegistryProcess) -> None:
+        self._repository = Repository(server.wire, "uploading")
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        for number in itertools.count():
+            if self._stop.is_set():
+                return
+            content = random_content(OPEN_BYTES)
+            location = self._repository.start_upload()
+            self._repository.send("PATCH", location, body=content)  # on a busy machine it may have expired
+            if number % 2:
+                self._repository.send("DELETE", location)
+            else:
+                self._repository.send("PUT", with_digest(location, digest_of(content)), body=b"")
 
 
 class Watching:
