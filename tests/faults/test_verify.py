@@ -391,9 +391,9 @@ IN_DATABASE: dict[str, Plant] = {
         f"UPDATE tags SET manifest_id = {manifest('second')} WHERE name = 'v1'", ("history-differs", "v1")
     ),
     "history of another manifest": sql(
-        f"UPDATE tag_history SET manifest_id = {manifest('second')} WHERE name = 'gone' OR name = 'latest'"
-        " AND id = (SELECT min(id) FROM tag_history)",
-        ("history-differs", "latest"),
+        f"UPDATE tag_history SET manifest_id = {manifest('second')}"
+        " WHERE id = (SELECT min(id) FROM tag_history WHERE name = 'latest')",
+        ("history-gap", "latest"),
     ),
     "first move gone": sql(
         "DELETE FROM tag_history WHERE id = (SELECT min(id) FROM tag_history WHERE name = 'latest')",

@@ -182,6 +182,6 @@ class _Pending(Generic[T]):
 
 
 def _names(folder: Path) -> list[str]:
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         return sorted(path.name for path in folder.iterdir())
     return []

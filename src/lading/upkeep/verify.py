@@ -5,13 +5,14 @@ first the rows, then the file, and what the server has done meanwhile is no find
 """
 
 import contextlib
+import os
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Concatenate, ParamSpec, Protocol
 
 import sqlalchemy as sa
 
@@ -45,6 +46,8 @@ from lading.oci.errors import StoreMismatch, VerifyRefused
 from lading.storage import identity
 from lading.storage.verify import Condition, Files, Look
 from lading.upkeep.findings import KINDS, Finding, Severity
+
+P = ParamSpec("P")
 
 _SWEEP_SECONDS = 3600.0
 _LATE_US = 2 * HOUR_US
@@ -96,6 +99,15 @@ class Report:
         return KINDS[code].severity
 
 
+@contextlib.contextmanager
+def _refusing(data: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        what = f"{error.filename or data} cannot be read: {error.strerror}"
+        raise VerifyRefused(what, "run it as the user whom the server runs as") from error
+
+
 def _listed(tx: sa.Connection, check: Callable[[sa.Connection], Iterator[Fault]]) -> list[Fault]:
     return list(check(tx))
 
@@ -110,7 +122,7 @@ class Verification:
             VerifyRefused: there is nothing to look at.
 
         """
-        if not database.is_file():
+        if not os.path.isfile(database):  # noqa: PTH113 - false too where the folder may not be entered
             raise VerifyRefused(f"there is no database {database}", "name the registry's data directory with --data")
         self._data = data
         self._path = database
@@ -133,7 +145,7 @@ class Verification:
         began = time.monotonic()
         found: Counter[str] = Counter()
         findings: list[Finding] = []
-        with contextlib.closing(self._files):
+        with contextlib.closing(self._files), _refusing(self._data):
             for fault in self._faults():
                 found[fault.code] += 1
                 if found[fault.code] <= MAX_FAULTS:
@@ -162,13 +174,22 @@ class Verification:
 
     def _tables(self) -> Iterator[Fault]:
         self._progress.begin("tables", len(CHECKS) + 1)
-        yield from self._database.read(integrity_faults, quick=self._quick)
+        yield from self._read(integrity_faults, quick=self._quick)
         self._progress.advance(1)
-        self._counts = self._database.read(counts)
         yield from self._store_faults()
         for check in CHECKS:
-            yield from self._database.read(_listed, check)
+            yield from self._read(_listed, check)
             self._progress.advance(1)
+        self._counts = self._database.read(counts)
+
+    def _read(
+        self, function: Callable[Concatenate[sa.Connection, P], list[Fault]], *args: P.args, **kwargs: P.kwargs
+    ) -> list[Fault]:
+        """Run one check; where the database is so broken that it cannot be run, the others still are."""
+        try:
+            return self._database.read(function, *args, **kwargs)
+        except DatabaseDamaged as error:
+            return [Fault("database-damaged", str(error))]
 
     def _store_faults(self) -> list[Fault]:
         """Hold the marker among the objects against the database's row (E1); a server may just be writing them."""
