@@ -133,6 +133,17 @@ def test_waste_alone_is_exit_code_0(sound: Sound) -> None:
     assert verified.document["damaged"] is False
 
 
+def test_a_name_that_no_terminal_can_show_is_escaped(sound: Sound) -> None:
+    """Whoever can make a file must not be able to end the report, or to write over it."""
+    with open(os.fsencode(sound.data) + b"/objects/\xff\x1b[2J", "w"):  # noqa: PTH123 - not a path that Path can spell
+        pass
+
+    done = run("--data", str(sound.data))
+
+    assert done.returncode == 0
+    assert "waste file-stray: objects/\\udcff\\x1b[2J: " in done.stdout
+
+
 def test_the_document_has_everything(sound: Sound) -> None:
     """Monitoring reads it, so its names stay."""
     path = sound.object_of(NAMES["layer"])

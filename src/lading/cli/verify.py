@@ -102,14 +102,17 @@ def _document(report: "Report", data: Path, *, quick: bool) -> str:
 
 
 def _lines(report: "Report", data: Path, *, quick: bool) -> Iterator[str]:
+    from rich import filesize  # noqa: PLC0415 - see `verify`
+
     for finding in report.findings:
-        yield from (*_finding_lines(finding), "")
+        yield from (*map(_plain, _finding_lines(finding)), "")
     counts = report.counts
     yield (
         f"{data}: {counts.repositories} repositories, {counts.tags} tags, {counts.manifests} manifests,"
         f" {counts.blobs} blobs, {counts.objects} of them files"
     )
-    extent = "lengths compared, no content read" if quick else f"{report.hashed_bytes} bytes hashed"
+    hashed = f"{filesize.decimal(report.hashed_bytes)} hashed"
+    extent = "lengths compared, no content read" if quick else hashed
     yield f"{extent}, {report.seconds:.1f} s"
     listed = Counter(finding.code for finding in report.findings)
     for code, number in report.found.items():
@@ -128,3 +131,8 @@ def _finding_lines(finding: "Finding") -> Iterator[str]:
     if finding.path is not None and finding.digest is not None:
         yield f"    at {finding.path}"
     yield f"    {finding.heals}"
+
+
+def _plain(line: str) -> str:
+    """Escape what a terminal would take for a command, or could not show: the names of files are anybody's."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in line)

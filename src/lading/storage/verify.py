@@ -20,6 +20,8 @@ from lading.storage.identity import MARKER
 
 T = TypeVar("T")
 
+FOLDERS = 257
+"""How many folders a listing has: that of the objects, and those in it."""
 THREADS = min(4, len(os.sched_getaffinity(0)))
 _READ_BYTES = 1024 * 1024
 _AHEAD = 4 * THREADS

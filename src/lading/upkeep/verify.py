@@ -44,7 +44,7 @@ from lading.metadata.verify import (
 )
 from lading.oci.errors import StoreMismatch, VerifyRefused
 from lading.storage import identity
-from lading.storage.verify import Condition, Files, Look
+from lading.storage.verify import FOLDERS, Condition, Files, Look
 from lading.upkeep.findings import KINDS, Finding, Severity
 
 P = ParamSpec("P")
@@ -271,8 +271,9 @@ class Verification:
 
     def _strays(self) -> Iterator[Fault]:
         """Look for objects that nothing accounts for (V6), and for files that are none of ours."""
-        self._progress.begin("unreferenced objects", None)
+        self._progress.begin("unreferenced objects", FOLDERS)
         for objects, strays in self._files.listing():
+            self._progress.advance(1)
             for path in filter(self._files.there, strays):
                 yield Fault("file-stray", "neither a row nor an upload knows this file", path=path)
             suspects = self._unaccounted(objects)
