@@ -27,6 +27,7 @@ _READ_BYTES = 1024 * 1024
 _AHEAD = 4 * THREADS
 _FOLDER = re.compile(r"[0-9a-f]{2}")
 _OBJECT = re.compile(r"([0-9a-f]{2})[0-9a-f]{62}(?:[0-9a-f]{64})?\.([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
+_NEW_MARKER = Path(MARKER).with_suffix(".new").name
 # A start tries with files of such names whether the disk can link, and may have been killed at it.
 _PROBES = ".probe"
 
@@ -89,7 +90,7 @@ class Files:
         for name in _names(self._objects):
             if _FOLDER.fullmatch(name) and (self._objects / name).is_dir():
                 folders.append(name)
-            elif name != MARKER:
+            elif name not in {MARKER, _NEW_MARKER}:
                 strays.append(f"objects/{name}")
         yield [], strays
         for folder in folders:
