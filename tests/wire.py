@@ -7,6 +7,7 @@ framing is wrong is an error.
 import json
 import re
 import socket
+import ssl
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -89,11 +90,24 @@ class Reply:
 class Connection:
     """One connection: whole requests by `request`, or bytes by `send` and replies by `read_reply`."""
 
-    def __init__(self, host: str, port: int, timeout_seconds: float) -> None:
+    def __init__(self, host: str, port: int, timeout_seconds: float, tls: ssl.SSLContext | None = None) -> None:
         self._authority = f"{host}:{port}"
-        self._socket = socket.create_connection((host, port), timeout_seconds)
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        plain = socket.create_connection((host, port), timeout_seconds)
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket = plain if tls is None else tls.wrap_socket(plain, server_hostname=host)
         self._incoming = self._socket.makefile("rb")
+
+    @property
+    def local_port(self) -> int:
+        """The port of our end."""
+        port: int = self._socket.getsockname()[1]
+        return port
+
+    @property
+    def certificate(self) -> bytes:
+        """The certificate that the server presented, DER."""
+        assert isinstance(self._socket, ssl.SSLSocket)
+        return self._socket.getpeercert(binary_form=True) or b""
 
     def __enter__(self) -> Self:
         return self
@@ -217,10 +231,11 @@ class Wire:
     host: str
     port: int
     timeout_seconds: float = 30.0
+    tls: ssl.SSLContext | None = None
 
     def connect(self) -> Connection:
         """Open a connection that the caller closes."""
-        return Connection(self.host, self.port, self.timeout_seconds)
+        return Connection(self.host, self.port, self.timeout_seconds, self.tls)
 
     def request(
         self, method: str, target: str, *, headers: Headers = (), body: Body | None = None, chunked: bool = False

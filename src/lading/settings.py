@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
@@ -43,6 +43,13 @@ _WANTED = {
 def default_workers() -> int:
     """Return one worker for each core this process may run on, at most four."""
     return min(len(os.sched_getaffinity(0)), MAX_DEFAULT_WORKERS)
+
+
+def _beside_a_certificate(value: Path | None, info: ValidationInfo) -> Path | None:
+    """Refuse a key without a certificate, and the other way round."""
+    if "tls_certificate" in info.data and (value is None) != (info.data["tls_certificate"] is None):
+        raise ValueError("both http.tls_certificate and http.tls_key, or neither")
+    return value
 
 
 def _without_controls(value: str | Path) -> str | Path:
@@ -76,6 +83,19 @@ class Http(Section):
     )
     grace_seconds: int = Field(
         default=30, ge=0, description="How long requests in flight may go on when the server is told to stop."
+    )
+    tls_certificate: Annotated[Path, AfterValidator(_without_controls)] | None = Field(
+        default=None,
+        strict=False,
+        description="PEM file with the certificate and its chain: speak TLS. Read again when it changes.",
+    )
+    tls_key: Annotated[
+        Annotated[Path, AfterValidator(_without_controls)] | None, AfterValidator(_beside_a_certificate)
+    ] = Field(
+        default=None,
+        strict=False,
+        validate_default=True,
+        description="PEM file with the private key of `http.tls_certificate`, not encrypted.",
     )
 
 
@@ -144,6 +164,13 @@ class Settings(Section):
     lists: Lists = Field(default_factory=Lists)
     log: Log = Field(default_factory=Log)
 
+    def value(self, path: str) -> object:
+        """Return the value of the setting `path`, such as `http.port`."""
+        value: object = self
+        for name in path.split("."):
+            value = getattr(value, name)
+        return value
+
 
 @dataclass(frozen=True, slots=True)
 class Setting:
@@ -169,10 +196,7 @@ class Trace:
 
     def value(self, path: str) -> object:
         """Return the value of the setting `path`."""
-        value: object = self.settings
-        for name in path.split("."):
-            value = getattr(value, name)
-        return value
+        return self.settings.value(path)
 
 
 def catalog() -> tuple[Setting, ...]:
@@ -348,7 +372,7 @@ def _validated(found: Mapping[str, _Found], problems: list[str]) -> Settings | N
     except ValidationError as error:
         for detail in error.errors(include_url=False):
             path = ".".join(map(str, detail["loc"]))
-            item = found[path]
+            item = found.get(path, _Found(None, DEFAULT_SOURCE))
             problems.append(f"{path} ({item.source}): found {_shown(item.value)}, wanted {_wanted(detail)}")
         return None
 

@@ -67,12 +67,13 @@ def main() -> int:
     )
     logs.configure(in_force.log.format)
     policy = TokenPolicy(Path(os.environ["CLOSED_TOKENS"]))
-    return server.run(
-        settings=in_force,
+    service = server.Service(
         prepare=lambda: app.prepare(in_force),
-        application=lambda: app.open_application(in_force, policy=policy),
+        application=lambda settings: app.open_application(settings, policy=policy),
         announce=lambda _: None,
+        reread=lambda: in_force,
     )
+    return server.run(in_force, service)
 
 
 if __name__ == "__main__":

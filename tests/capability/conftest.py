@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.capability.program import Serve, Server
 from tests.capability.repository import Repository, new_name
-from tests.capability.server import ClosedRegistry, RegistryProcess, StartRegistry
+from tests.capability.server import LADING, ClosedRegistry, RegistryProcess, StartRegistry
 
 
 @pytest.fixture(scope="session")
@@ -66,3 +67,19 @@ def start_registry(tmp_path: Path) -> Iterator[StartRegistry]:
         for server in started:
             server.kill()
             shutil.rmtree(server.data, ignore_errors=True)
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Serve]:
+    """Return a function that runs `lading serve --port 0` with what a test adds, in a folder of its own."""
+    started: list[Server] = []
+
+    def start(*arguments: str, environ: Mapping[str, str] | None = None, command: list[str] | None = None) -> Server:
+        port = [] if "--port" in arguments else ["--port", "0"]
+        server = Server(tmp_path, command or [*LADING, "serve", *port, *arguments], environ)
+        started.append(server)
+        return server
+
+    yield start
+    for server in started:
+        server.kill_all()

@@ -12,19 +12,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pytest
 from pysqlite3 import dbapi2
 
 from tests.capability.content import digest_of
+from tests.capability.program import HOST, START_SECONDS, HalfSent, Serve, Server, environment, is_gone, supervised
 from tests.capability.server import LADING, until
 from tests.wire import Wire, WireError
 
-HOST = "127.0.0.1"
-START_SECONDS = 30.0
 ACCESS_KEYS = [
     "event",
     "at",
@@ -41,10 +40,6 @@ ACCESS_KEYS = [
 ]
 
 
-def environment(changes: Mapping[str, str] | None = None) -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith("LADING_")} | dict(changes or {})
-
-
 def lading(*arguments: str, cwd: Path, environ: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Run one command to its end."""
     return subprocess.run(
@@ -56,117 +51,6 @@ def lading(*arguments: str, cwd: Path, environ: Mapping[str, str] | None = None)
         timeout=60,
         check=False,
     )
-
-
-class Server:
-    """A server that is started with any command, and found by what it says itself."""
-
-    def __init__(self, folder: Path, command: list[str], environ: Mapping[str, str] | None = None) -> None:
-        self._stdout = folder / f"stdout-{time.monotonic_ns()}"
-        self._stderr = self._stdout.with_suffix(".errors")
-        with self._stdout.open("wb") as stdout, self._stderr.open("wb") as stderr:
-            self.process = subprocess.Popen(
-                command, cwd=folder, env=environment(environ), stdout=stdout, stderr=stderr, start_new_session=True
-            )
-
-    def wait_until_ready(self) -> dict[str, Any]:
-        """Wait for the event `ready` and return it."""
-        assert until(lambda: self.events("ready") != [] or self.process.poll() is not None, seconds=START_SECONDS)
-        assert self.process.poll() is None, self.output()
-        return self.events("ready")[0]
-
-    @property
-    def port(self) -> int:
-        """The port that was picked."""
-        port: int = self.wait_until_ready()["port"]
-        return port
-
-    @property
-    def wire(self) -> Wire:
-        """Where to send requests."""
-        return Wire(HOST, self.port)
-
-    def events(self, name: str) -> list[dict[str, Any]]:
-        """Return the lines of one kind of event so far."""
-        lines = self._stdout.read_text().splitlines()
-        return [event for event in map(json.loads, lines) if event["event"] == name]
-
-    def errors(self) -> str:
-        """Return what came on standard error."""
-        return self._stderr.read_text()
-
-    def output(self) -> str:
-        """Return everything it said, for messages."""
-        return self._stdout.read_text() + self.errors()
-
-    def workers(self) -> list[int]:
-        """Return the process ids of its workers."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
-        return [int(pid) for pid in children.split()]
-
-    def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the parent alone."""
-        self.process.send_signal(number)
-
-    def wait(self, seconds: float = 15.0) -> int:
-        """Wait for its end and return the exit code."""
-        return self.process.wait(seconds)
-
-    def kill_all(self) -> None:
-        """Kill every process of it that is left."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
-
-Serve = Callable[..., Server]
-
-
-@pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Serve]:
-    """Return a function that runs `lading serve --port 0` with what a test adds, in a folder of its own."""
-    started: list[Server] = []
-
-    def start(*arguments: str, environ: Mapping[str, str] | None = None, command: list[str] | None = None) -> Server:
-        port = [] if "--port" in arguments else ["--port", "0"]
-        server = Server(tmp_path, command or [*LADING, "serve", *port, *arguments], environ)
-        started.append(server)
-        return server
-
-    yield start
-    for server in started:
-        server.kill_all()
-
-
-def is_gone(pid: int) -> bool:
-    """Tell whether a process has ended, buried by its parent or not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True
-
-
-class HalfSent:
-    """A blob upload of which the server has the head and half of the body."""
-
-    def __init__(self, wire: Wire) -> None:
-        self.content = os.urandom(50_000)
-        location = wire.request("POST", "/v2/slow/blobs/uploads/", body=b"").expect(202)["Location"]
-        self.connection = wire.connect()
-        self.head = f"PATCH {location} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(self.content)}\r\n\r\n"
-        self.connection.send(self.head.encode() + self.content[:25_000])
-        time.sleep(0.2)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.connection.close()
-
-    def send_rest(self) -> int:
-        """Send the other half and return the status of the answer."""
-        self.connection.send(self.content[25_000:])
-        return self.connection.read_reply(self.head).status
 
 
 def test_the_version_names_the_program_and_its_database(tmp_path: Path) -> None:
@@ -518,38 +402,6 @@ def test_no_request_is_lost_while_workers_are_replaced(serve: Serve) -> None:
     assert len(server.events("a worker ended and is replaced")) == 2
 
 
-SUPERVISED = """
-import contextlib, sys
-from pathlib import Path
-from lading import logs
-from lading.oci.errors import DatabaseUnusable, StartRefused
-from lading.settings import load
-from lading.web import health, server
-
-@contextlib.asynccontextmanager
-async def application():
-    {body}
-    async def ready():
-        {ready}
-    yield health.create(ready=ready)
-
-logs.configure("json")
-settings = load(None, {{"http.port": 0, "http.workers": 2}}, environ={{}})
-def announce(listening):
-    logs.event_logger().info("ready", port=listening.addresses[0].port)
-try:
-    code = server.run(settings=settings, prepare=lambda: None, application=application, announce=announce)
-except StartRefused as refusal:
-    sys.exit(f"{{refusal}}; {{refusal.hint}}")
-sys.exit(code)
-"""
-
-
-def supervised(*, body: str = "pass", ready: str = "pass") -> list[str]:
-    """Return a command that supervises workers whose application does `body` when it is opened."""
-    return [sys.executable, "-c", SUPERVISED.format(body=body, ready=ready)]
-
-
 def test_what_a_worker_refuses_is_the_servers_refusal(serve: Serve) -> None:
     """A database that cannot be used does not get better by trying for ever."""
     server = serve(command=supervised(body="raise DatabaseUnusable('the database is odd', 'mend it')"))
@@ -628,7 +480,7 @@ def test_the_front_page_repeats_no_markup(serve: Serve) -> None:
 
 def test_a_request_is_one_line_of_json(serve: Serve) -> None:
     """What an operator greps for: repository, digest, sizes, duration."""
-    server = serve()
+    server = serve("--workers", "1")  # whose line comes before the next reply
     content = os.urandom(1000)
     digest = digest_of(content)
     wire = server.wire

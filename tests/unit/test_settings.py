@@ -39,7 +39,14 @@ def test_nothing_needs_to_be_set() -> None:
 
     assert in_force.model_dump() == {
         "data": Path("data"),
-        "http": {"host": "127.0.0.1", "port": 5000, "workers": settings.default_workers(), "grace_seconds": 30},
+        "http": {
+            "host": "127.0.0.1",
+            "port": 5000,
+            "workers": settings.default_workers(),
+            "grace_seconds": 30,
+            "tls_certificate": None,
+            "tls_key": None,
+        },
         "blobs": {"max_bytes": None, "inline_max_bytes": 16384},
         "uploads": {"ttl_seconds": 604800},
         "manifests": {"sparse_indexes": False},
@@ -113,14 +120,29 @@ def test_a_variable_says_what_the_same_text_in_the_file_would() -> None:
 def test_every_setting_has_a_variable_that_sets_it() -> None:
     """The names in the manual are the names that work."""
     texts = {"data": "/x", "http.host": "::", "log.format": "json"}
+    pair = {"LADING_HTTP__TLS_CERTIFICATE": "77", "LADING_HTTP__TLS_KEY": "77"}
     switches = {"manifests.sparse_indexes", "deletes.enabled"}
     for setting in settings.catalog():
         text = texts.get(setting.path, "true" if setting.path in switches else "77")
 
-        trace = settings.trace(None, {}, environ={setting.variable: text})
+        trace = settings.trace(None, {}, environ={**(pair if setting.variable in pair else {}), setting.variable: text})
 
         assert trace.sources[setting.path] == setting.variable
         assert str(trace.value(setting.path)).lower() == text
+
+
+@pytest.mark.parametrize(
+    ("variable", "problem"),
+    [
+        ("LADING_HTTP__TLS_KEY", 'http.tls_key (LADING_HTTP__TLS_KEY): found "/x"'),
+        ("LADING_HTTP__TLS_CERTIFICATE", "http.tls_key (default): found null"),
+    ],
+)
+def test_a_certificate_has_a_key(variable: str, problem: str) -> None:
+    """Half of TLS would be no TLS, and nobody would be told."""
+    assert problems_of(environ={variable: "/x"}) == [
+        f"{problem}, wanted both http.tls_certificate and http.tls_key, or neither"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """`lading serve`: run the registry."""
 
 import importlib.metadata
-import ipaddress
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,7 +19,7 @@ ConfigOption = Annotated[
 ]
 
 
-def serve(
+def serve(  # noqa: PLR0913, PLR0917 - each is a flag
     config: ConfigOption = None,
     data: Annotated[Path | None, typer.Option(metavar="DIR", help="Where everything is kept (default ./data).")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on (default 127.0.0.1).")] = None,
@@ -28,19 +27,32 @@ def serve(
     workers: Annotated[
         int | None, typer.Option(metavar="N", help="Worker processes (default one per core, at most 4).")
     ] = None,
+    tls_certificate: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Speak TLS with this certificate and chain, a PEM file.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(metavar="FILE", help="The certificate's private key.")] = None,
 ) -> None:
     """Run the registry until Ctrl-C or SIGTERM."""
     from lading import app, logs, settings  # noqa: PLC0415 - heavy: `lading --version` is quick without
     from lading.web import server  # noqa: PLC0415
 
-    in_force = settings.load(config, {"data": data, "http.host": host, "http.port": port, "http.workers": workers})
+    flags = {
+        "data": data,
+        "http.host": host,
+        "http.port": port,
+        "http.workers": workers,
+        "http.tls_certificate": tls_certificate,
+        "http.tls_key": tls_key,
+    }
+    in_force = settings.load(config, flags)
     logs.configure(in_force.log.format)
-    code = server.run(
-        settings=in_force,
+    service = server.Service(
         prepare=lambda: app.prepare(in_force),
-        application=lambda: app.open_application(in_force),
+        application=app.open_application,
         announce=lambda listening: _announce(in_force, listening),
+        reread=lambda: settings.load(config, flags),
     )
+    code = server.run(in_force, service)
     raise typer.Exit(code)
 
 
@@ -56,12 +68,13 @@ def _announce(settings: "Settings", listening: "Listening") -> None:
             "ready",
             host=first.host,
             port=first.port,
+            url=_url(settings, first),
             data=str(data),
             workers=listening.workers,
             push=f"docker push {_authority(first)}/NAME",
             stop="SIGTERM",
         )
-    exposed = [str(address) for address in listening.addresses if not ipaddress.ip_address(address.host).is_loopback]
+    exposed = [str(address) for address in listening.addresses if not address.is_local]
     if exposed:
         event_logger().warning(
             "everybody who can reach this address may pull, push and delete: there is no authentication",
@@ -70,14 +83,22 @@ def _announce(settings: "Settings", listening: "Listening") -> None:
 
 
 def _authority(address: "Address") -> str:
-    """Return the address as a client on this machine calls it."""
+    """Return the address as a client on this machine calls it; of a Unix socket only its proxy knows the name."""
+    if address.port is None:
+        return "REGISTRY"
     return f"localhost:{address.port}" if address.host in _WILDCARDS else str(address)
+
+
+def _url(settings: "Settings", address: "Address") -> str:
+    if address.port is None:
+        return str(address)
+    return f"{'http' if settings.http.tls_certificate is None else 'https'}://{address}"
 
 
 def _welcome(settings: "Settings", listening: "Listening") -> str:
     first = listening.addresses[0]
     authority = _authority(first)
-    places = ", ".join(f"http://{address}" for address in listening.addresses)
+    places = ", ".join(_url(settings, address) for address in listening.addresses)
     return "\n".join(
         (
             "",

@@ -51,6 +51,10 @@ class PortUnavailable(StartRefused):
     """The address cannot be bound: taken by another program, or not ours to take."""
 
 
+class CertificateUnusable(StartRefused):
+    """TLS cannot be spoken: the certificate or its key is missing, unreadable, or they do not belong together."""
+
+
 class DataDirectoryInUse(StartRefused):
     """Another server holds the lock of this data directory."""
 

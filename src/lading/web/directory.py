@@ -4,10 +4,13 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+from lading.logs import event_logger
 from lading.oci.errors import DataDirectoryInUse, DataDirectoryUnusable, DiskFull, StartRefused
 
 LOCK_NAME = "lock"
@@ -15,13 +18,63 @@ PROBE_NAME = ".probe"
 PROBE_BYTES = 4096
 # The workers of a server that was killed go on for at most `worker.ORPHAN_SECONDS`, and hold the lock until then.
 ORPHAN_WAIT_SECONDS = 6.0
-ORPHAN_POLL_SECONDS = 0.05
+POLL_SECONDS = 0.05
+# On top of what a server that stops says it needs: it moves its database's log, and ends.
+HANDOVER_SECONDS = 10.0
+LOCK_TEXT_BYTES = 64
+HOLDER = re.compile(rb"(?P<pid>\d{1,10})(?: stops within (?P<seconds>\d{1,6}) s)?\s*")
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The lock that this server holds; what is written in the file is for those that want it next."""
+
+    lock: int
+
+    def ends_within(self, seconds: float) -> None:
+        """Let a server that is started now wait for this one, which is stopping."""
+        self.write(f"{os.getpid()} stops within {seconds:.0f} s\n")
+
+    def write(self, text: str) -> None:
+        """Say who holds the lock."""
+        os.ftruncate(self.lock, 0)
+        os.pwrite(self.lock, text.encode(), 0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Holder:
+    """The server that holds the lock, as the lock's file tells; `stops_within` seconds, or not at all."""
+
+    pid: int | None
+    stops_within: float | None
+
+    @classmethod
+    def read(cls, lock: int) -> "_Holder":
+        said = HOLDER.fullmatch(os.pread(lock, LOCK_TEXT_BYTES, 0))
+        if said is None:
+            return cls(None, None)
+        return cls(int(said["pid"]), float(said["seconds"]) + HANDOVER_SECONDS if said["seconds"] else None)
+
+    @property
+    def lives(self) -> bool:
+        """Whether it lives; one that did not write its id yet does."""
+        if self.pid is None:
+            return True
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except OSError:
+            return True
+        return True
+
+
 @contextlib.contextmanager
-def claimed(data: Path) -> Iterator[None]:
+def claimed(data: Path) -> Iterator[Claim]:
     """Make `data` if it is missing, and hold its lock; processes forked meanwhile hold it until they end.
+
+    A server that is stopping, or was killed, is waited for.
 
     Raises:
         DataDirectoryInUse: another server holds it.
@@ -35,11 +88,11 @@ def claimed(data: Path) -> Iterator[None]:
         _lock(place, lock)
         try:
             _probe(place)
-            os.ftruncate(lock, 0)
-            os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+            claim = Claim(lock)
+            claim.write(f"{os.getpid()}\n")
         except OSError as error:
             raise _refusal(place, "written", error) from error
-        yield
+        yield claim
     finally:
         os.close(lock)
 
@@ -56,40 +109,31 @@ def _open(place: Path) -> int:
 
 
 def _lock(place: Path, lock: int) -> None:
-    end = time.monotonic() + ORPHAN_WAIT_SECONDS
+    began, told = time.monotonic(), False
     while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            holder = _holder(lock)
-            if _lives(holder) or time.monotonic() > end:
+            holder = _Holder.read(lock)
+            if time.monotonic() - began > _patience_seconds(holder):
                 raise DataDirectoryInUse(
-                    f"another Lading server is using the data directory {place} (process {holder or 'unknown'})",
+                    f"another Lading server is using the data directory {place} (process {holder.pid or 'unknown'})",
                     "stop that one first, or give this one a directory of its own with --data",
                 ) from error
-            time.sleep(ORPHAN_POLL_SECONDS)
+            if holder.stops_within is not None and not told:
+                event_logger().info("waiting for the server before this one to stop", pid=holder.pid)
+                told = True
+            time.sleep(POLL_SECONDS)
         except OSError as error:
             raise _refusal(place, "locked", error) from error
         else:
             return
 
 
-def _holder(lock: int) -> int | None:
-    text = os.pread(lock, 20, 0).strip()
-    return int(text) if text.isdigit() else None
-
-
-def _lives(pid: int | None) -> bool:
-    """Tell whether the holder lives; one that did not write its id yet does."""
-    if pid is None:
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
+def _patience_seconds(holder: _Holder) -> float:
+    if holder.stops_within is not None:
+        return holder.stops_within
+    return 0.0 if holder.lives else ORPHAN_WAIT_SECONDS
 
 
 def _probe(place: Path) -> None:

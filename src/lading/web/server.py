@@ -15,22 +15,23 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import NoReturn
 
 from lading.logs import event_logger
 from lading.oci.errors import StartRefused
 from lading.settings import Settings
-from lading.web.directory import claimed
-from lading.web.sockets import Address, address_of, listen
-from lading.web.worker import CANCEL_SECONDS, DRAIN_SECONDS, READY, Application, Duty, refusal_in, work
+from lading.web.child import HANDLED_SIGNALS, Child, Generation, fork, stop_seconds
+from lading.web.directory import Claim, claimed
+from lading.web.sockets import Address, address_of, inherited, listen
+from lading.web.tls import Certificate
+from lading.web.worker import Application, Duty, work
 
-HANDLED_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGHUP)
-STOP_MARGIN_SECONDS = DRAIN_SECONDS + CANCEL_SECONDS + 2.0
 # Workers that die before they serve: the wait before the next try doubles, and after so many in a row we give up.
 MAX_FAILED_STARTS = 5
 FIRST_WAIT_SECONDS = 0.1
 MAX_WAIT_SECONDS = 5.0
 MAX_PAUSE_SECONDS = 1.0
+# A new generation that does not serve after this long is given up; the old one goes on.
+RELOAD_SECONDS = 60.0
 KILLED_BY_USER = 130
 # Manifests and small blobs are in the database: they are for those who may pull, not for every local user.
 OTHERS_MAY_NOTHING = 0o027
@@ -44,26 +45,48 @@ class Listening:
     workers: int
 
 
-def run(
-    *, settings: Settings, prepare: Callable[[], None], application: Application, announce: Callable[[Listening], None]
-) -> int:
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What is served. `prepare` runs once, in the parent, before any worker.
+
+    Each worker enters `application(settings)` on its own event loop and serves what it yields. `announce` is called
+    once, when all workers accept. `reread` returns the settings as they are now, or raises StartRefused.
+    """
+
+    prepare: Callable[[], None]
+    application: Callable[[Settings], Application]
+    announce: Callable[[Listening], None]
+    reread: Callable[[], Settings]
+
+
+def run(settings: Settings, service: Service) -> int:
     """Serve until SIGTERM or SIGINT, and return the exit code.
 
-    `prepare` runs once, in this process, before any worker. Each worker enters `application()` on its own event loop
-    and serves what it yields. `announce` is called once, when all workers accept.
+    SIGHUP forks new workers with the settings read again; the old ones leave when all of the new ones accept.
 
     Raises:
-        StartRefused: by any of the steps before the workers serve, or by `application` in a worker.
+        StartRefused: by any of the steps before the workers serve, or by the application in a worker.
 
     """
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the settings have just been read
     os.umask(OTHERS_MAY_NOTHING)
     _raise_descriptor_limit()
-    with claimed(settings.data), contextlib.ExitStack() as stack:
-        listeners = listen(settings.http.host, settings.http.port)
+    generation = _generation(settings)
+    with claimed(settings.data) as claim, contextlib.ExitStack() as stack:
+        listeners = inherited() or listen(settings.http.host, settings.http.port)
         for listener in listeners:
             stack.enter_context(listener)
-        prepare()
-        return _Supervisor(settings, listeners, application, announce).run()
+        service.prepare()
+        return _Supervisor(service, claim, listeners, generation).run()
+
+
+def _generation(settings: Settings) -> Generation:
+    http = settings.http
+    certificate = None
+    if http.tls_certificate is not None and http.tls_key is not None:
+        certificate = Certificate(http.tls_certificate, http.tls_key)
+        certificate.check()
+    return Generation(settings, certificate)
 
 
 def _raise_descriptor_limit() -> None:
@@ -73,29 +96,24 @@ def _raise_descriptor_limit() -> None:
 
 
 @dataclass(slots=True)
-class _Worker:
-    """A child as the parent sees it; `said` is what came over its pipe and is not yet understood."""
-
-    pid: int
-    status: int
-    ready: bool = False
-    said: bytes = b""
-    refusal: StartRefused | None = None
-
-
-@dataclass(slots=True)
 class _Supervisor:
-    """The parent's loop. `due` holds a time for each worker that is missing."""
+    """The parent's loop. `due` holds a time for each worker of `serving` that is missing.
 
-    settings: Settings
+    `candidate` is the generation that takes the place of `serving` as soon as all its workers are ready.
+    """
+
+    service: Service
+    claim: Claim
     listeners: Sequence[socket.socket]
-    application: Application
-    announce: Callable[[Listening], None]
-    workers: dict[int, _Worker] = field(default_factory=dict)
+    serving: Generation
+    candidate: Generation | None = None
+    candidate_end: float = 0.0
+    reload_wanted: bool = False
+    children: dict[int, Child] = field(default_factory=dict)
     due: list[float] = field(default_factory=list)
     failed_starts: int = 0
     announced: bool = False
-    kill_at: float | None = None
+    stopping: bool = False
     exit_code: int = 0
     fatal: StartRefused | None = None
     selector: selectors.BaseSelector = field(default_factory=selectors.PollSelector)
@@ -106,69 +124,43 @@ class _Supervisor:
         """Keep the workers running until told to stop; return the exit code."""
         gc.collect()
         gc.freeze()  # what was imported so far is shared with the workers, and stays shared
-        self.due = [0.0] * self.settings.http.workers
+        self.due = [0.0] * self.serving.settings.http.workers
         with self._signals_watched(), self.selector:
             self.selector.register(self.wakeup[0], selectors.EVENT_READ)
-            while self.workers or not self._stopping:
+            while self.children or not self.stopping:
                 self._start_due_workers()
                 self._listen_to_pipes()
                 self._reap()
+                self._change_generations()
+                self._renew_certificate()
                 self._announce_once()
-                self._kill_if_late()
+                self._kill_the_late()
         if self.fatal is not None:
             raise self.fatal
         return self.exit_code
 
-    @property
-    def _stopping(self) -> bool:
-        return self.kill_at is not None
-
     def _start_due_workers(self) -> None:
         now = time.monotonic()
-        while not self._stopping and self.due and min(self.due) <= now:
+        while not self.stopping and self.due and min(self.due) <= now:
             self.due.remove(min(self.due))
-            self._fork()
+            try:
+                self._fork(self.serving)
+            except OSError as error:
+                event_logger().error("a worker cannot be started; trying again", reason=error.strerror)
+                self.due.append(time.monotonic() + MAX_WAIT_SECONDS)
 
-    def _fork(self) -> None:
+    def _fork(self, generation: Generation) -> None:
         assert threading.active_count() == 1, f"a thread before the fork: {threading.enumerate()}"
-        status_read, status_write = os.pipe()
-        # Blocked, so that no signal meets the child while it still has the parent's handlers.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED_SIGNALS)
-        try:
-            pid = os.fork()
-            if pid == 0:
-                os.close(status_read)
-                self._become_worker(status_write)
-        except OSError as error:  # the machine has no process to spare
-            os.close(status_read)
-            event_logger().error("a worker cannot be started; trying again", reason=error.strerror)
-            self.due.append(time.monotonic() + MAX_WAIT_SECONDS)
-        else:
-            os.set_blocking(status_read, False)
-            self.workers[pid] = _Worker(pid, status_read)
-            self.selector.register(status_read, selectors.EVENT_READ, self.workers[pid])
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            os.close(status_write)
 
-    def _become_worker(self, status: int) -> NoReturn:
-        """Turn the forked child into a worker; it never returns into the parent's frames."""
-        code = 1
-        try:
-            signal.set_wakeup_fd(-1)
-            for number, action in (
-                (signal.SIGTERM, signal.SIG_DFL),
-                (signal.SIGCHLD, signal.SIG_DFL),
-                (signal.SIGINT, signal.SIG_IGN),  # Ctrl-C reaches the whole group: the parent tells us what to do
-                (signal.SIGHUP, signal.SIG_IGN),
-            ):
-                signal.signal(number, action)
-            for descriptor in (*self.wakeup, self.life[1], *(worker.status for worker in self.workers.values())):
-                os.close(descriptor)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED_SIGNALS)
-            code = work(Duty(self.listeners, self.application, self.settings.http.grace_seconds, self.life[0], status))
-        finally:
-            os._exit(code)
+        def serve(status: int) -> int:
+            application = self.service.application(generation.settings)
+            grace_seconds = generation.settings.http.grace_seconds
+            return work(Duty(self.listeners, generation.certificate, application, grace_seconds, self.life[0], status))
+
+        ours = (*self.wakeup, self.life[1], *(child.status for child in self.children.values()))
+        child = fork(generation, serve, ours)
+        self.children[child.pid] = child
+        self.selector.register(child.status, selectors.EVENT_READ, child)
 
     def _listen_to_pipes(self) -> None:
         for key, _ in self.selector.select(self._pause_seconds()):
@@ -178,45 +170,90 @@ class _Supervisor:
                 self._hear(key.data)
 
     def _pause_seconds(self) -> float:
-        times = [*self.due, *([] if self.kill_at is None else [self.kill_at])]
+        ends = [child.kill_at for child in self.children.values() if child.kill_at is not None]
+        times = [*self.due, *ends]
         return min(MAX_PAUSE_SECONDS, max(0.0, min(times) - time.monotonic())) if times else MAX_PAUSE_SECONDS
+
+    def _hear(self, child: Child) -> None:
+        was_ready = child.ready
+        if not child.hear():
+            self.selector.unregister(child.status)
+        if child.ready and not was_ready:
+            self.failed_starts = 0
 
     def _obey(self, signals: bytes) -> None:
         for number in signals:
-            if number not in {signal.SIGTERM, signal.SIGINT}:
-                continue
-            if not self._stopping:
-                self._stop()
-            elif number == signal.SIGINT:
-                self.exit_code = KILLED_BY_USER
-                self._send(signal.SIGKILL)
+            if number == signal.SIGHUP:
+                self.reload_wanted = True
+            elif number in {signal.SIGTERM, signal.SIGINT}:
+                if not self.stopping:
+                    self._stop()
+                elif number == signal.SIGINT:
+                    self.exit_code = KILLED_BY_USER
+                    for child in self.children.values():
+                        child.send(signal.SIGKILL)
 
     def _stop(self) -> None:
-        """Tell the workers to finish; new clients are refused from here on."""
-        self.kill_at = time.monotonic() + self.settings.http.grace_seconds + STOP_MARGIN_SECONDS
-        self._send(signal.SIGTERM)
+        """Tell the workers to finish; from here on new clients are refused, or wait where another holds the sockets."""
+        self.stopping, self.candidate = True, None
+        ends = [stop_seconds(child.generation.settings) for child in self.children.values()]
+        self.claim.ends_within(max(ends, default=0.0))
+        for child in self.children.values():
+            child.retire()
         for listener in self.listeners:
             listener.close()
 
-    def _send(self, number: signal.Signals) -> None:
-        for pid in self.workers:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
+    def _change_generations(self) -> None:
+        """Let the candidate serve when it can, and begin a reload that was asked for."""
+        if self.candidate is not None:
+            ready = sum(child.ready and child.generation is self.candidate for child in self.children.values())
+            if ready >= self.candidate.settings.http.workers:
+                self._retire(self.serving)
+                self.serving, self.candidate, self.due = self.candidate, None, []
+                event_logger().info("reloaded: new workers serve, the old ones finish", workers=ready)
+            elif time.monotonic() >= self.candidate_end:
+                self._abandon(f"its workers were not ready within {RELOAD_SECONDS:g} s")
+        elif self.reload_wanted and not self.stopping:
+            self.reload_wanted = False
+            self._reload()
 
-    def _hear(self, worker: _Worker) -> None:
+    def _reload(self) -> None:
+        """Start workers with the settings as they are now; the ones that serve do not notice."""
         try:
-            said = os.read(worker.status, 65536)
-        except BlockingIOError:  # dead, while a child of its own still holds the other end
-            said = b""
-        if not said:
-            self.selector.unregister(worker.status)
+            self.candidate = _generation(_with_fixed(self.service.reread(), self.serving.settings))
+            self.candidate_end = time.monotonic() + RELOAD_SECONDS
+            for _ in range(self.candidate.settings.http.workers):
+                self._fork(self.candidate)
+        except StartRefused as refusal:
+            self._abandon(refusal.message)
+        except OSError as error:
+            self._abandon(error.strerror or repr(error))
+
+    def _abandon(self, reason: str) -> None:
+        event_logger().error("reload failed: the workers with the old settings go on", reason=reason)
+        candidate, self.candidate = self.candidate, None
+        if candidate is not None:
+            self._retire(candidate)
+
+    def _retire(self, generation: Generation) -> None:
+        for child in self.children.values():
+            if child.generation is generation:
+                child.retire()
+
+    def _renew_certificate(self) -> None:
+        """Take a certificate that was replaced on disk, here for the workers to come and in those that serve."""
+        certificate = self.serving.certificate
+        if self.stopping or certificate is None or not certificate.has_changed():
             return
-        *lines, worker.said = (worker.said + said).split(b"\n")
-        for line in lines:
-            if line + b"\n" == READY:
-                worker.ready, self.failed_starts = True, 0
-            else:
-                worker.refusal = refusal_in(line)
+        try:
+            certificate.renew()
+        except StartRefused as refusal:
+            event_logger().error("the new TLS certificate cannot be used; the old one stays", reason=refusal.message)
+            return
+        certificate.check()
+        for child in self.children.values():
+            if child.generation is self.serving:
+                child.send(signal.SIGHUP)
 
     def _reap(self) -> None:
         """Take in every child that ended: as PID 1 of a container also those that are none of ours."""
@@ -227,29 +264,28 @@ class _Supervisor:
                 return
             if pid == 0:
                 return
-            worker = self.workers.get(pid)
-            if worker is not None:
-                self._bury(worker, os.waitstatus_to_exitcode(status))
+            child = self.children.get(pid)
+            if child is not None:
+                self._bury(child, os.waitstatus_to_exitcode(status))
 
-    def _bury(self, worker: _Worker, exit_code: int) -> None:
-        while worker.status in self.selector.get_map():
-            self._hear(worker)
-        os.close(worker.status)
-        del self.workers[worker.pid]
-        if self._stopping:
+    def _bury(self, child: Child, exit_code: int) -> None:
+        while child.status in self.selector.get_map():
+            self._hear(child)
+        os.close(child.status)
+        del self.children[child.pid]
+        reason = child.refusal.message if child.refusal else None
+        if child.kill_at is not None:
             return
-        if not worker.ready:
+        if child.generation is self.candidate:
+            self._abandon(reason or f"a new worker ended with exit code {exit_code}")
+            return
+        if not child.ready:
             self.failed_starts += 1
-        self.fatal = self._reason_to_give_up(worker.refusal)
+        self.fatal = self._reason_to_give_up(child.refusal)
         if self.fatal is not None:
             self._stop()
             return
-        event_logger().warning(
-            "a worker ended and is replaced",
-            pid=worker.pid,
-            exit_code=exit_code,
-            reason=worker.refusal.message if worker.refusal else None,
-        )
+        event_logger().warning("a worker ended and is replaced", pid=child.pid, exit_code=exit_code, reason=reason)
         self.due.append(time.monotonic() + self._wait_seconds())
 
     def _wait_seconds(self) -> float:
@@ -259,7 +295,7 @@ class _Supervisor:
 
     def _reason_to_give_up(self, refusal: StartRefused | None) -> StartRefused | None:
         """Return why to end; a server with one worker that serves goes on, and goes on trying."""
-        if any(worker.ready for worker in self.workers.values()):
+        if any(child.ready for child in self.children.values()):
             return None
         if refusal is None and self.failed_starts >= MAX_FAILED_STARTS:
             return StartRefused(
@@ -268,17 +304,16 @@ class _Supervisor:
         return refusal
 
     def _announce_once(self) -> None:
-        serving = sum(worker.ready for worker in self.workers.values())
-        if self.announced or self._stopping or serving < self.settings.http.workers:
+        ready = sum(child.ready and child.generation is self.serving for child in self.children.values())
+        if self.announced or self.stopping or ready < self.serving.settings.http.workers:
             return
         self.announced = True
-        self.announce(Listening(tuple(map(address_of, self.listeners)), serving))
+        self.service.announce(Listening(tuple(map(address_of, self.listeners)), ready))
 
-    def _kill_if_late(self) -> None:
-        if self.kill_at is not None and time.monotonic() >= self.kill_at:
-            event_logger().error("workers did not stop in time and are killed", pids=sorted(self.workers))
-            self.kill_at = time.monotonic() + MAX_PAUSE_SECONDS
-            self._send(signal.SIGKILL)
+    def _kill_the_late(self) -> None:
+        killed = sorted(child.pid for child in self.children.values() if child.kill_if_late())
+        if killed:
+            event_logger().error("workers did not stop in time and are killed", pids=killed)
 
     @contextlib.contextmanager
     def _signals_watched(self) -> Iterator[None]:
@@ -294,6 +329,16 @@ class _Supervisor:
             signal.set_wakeup_fd(former_descriptor)
             for descriptor in (*self.wakeup, *self.life):
                 os.close(descriptor)
+
+
+def _with_fixed(new: Settings, old: Settings) -> Settings:
+    """Return `new` with what cannot change while the server runs as it is in `old`; say so where they differ."""
+    fixed = ("data", "http.host", "http.port", "log.format")
+    differing = [path for path in fixed if new.value(path) != old.value(path)]
+    if differing:
+        event_logger().warning("settings that only a restart can change stay as they are", settings=differing)
+    http = new.http.model_copy(update={"host": old.http.host, "port": old.http.port})
+    return new.model_copy(update={"data": old.data, "http": http, "log": old.log})
 
 
 def _noted(_: int, __: FrameType | None) -> None:

@@ -4,12 +4,15 @@ No SO_REUSEPORT: with it two servers could share one port without noticing, and 
 """
 
 import errno
+import ipaddress
+import os
 import socket
 from dataclasses import dataclass
 
 from lading.oci.errors import PortUnavailable
 
-BACKLOG = 2048
+BACKLOG = 4096  # what Linux allows by default (net.core.somaxconn)
+FIRST_INHERITED = 3  # sd_listen_fds(3)
 # With port 0 the first address picks the port; another address of the same name may have it taken.
 PICK_ATTEMPTS = 20
 IPV6_WILDCARD = "::"
@@ -18,12 +21,19 @@ _ABSENT = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A numeric address and a port."""
+    """A numeric address and a port; or the path of a Unix socket, whose port is None."""
 
     host: str
-    port: int
+    port: int | None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine reaches it."""
+        return self.port is None or ipaddress.ip_address(self.host).is_loopback
 
     def __str__(self) -> str:
+        if self.port is None:
+            return f"unix:{self.host}"
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
@@ -44,8 +54,42 @@ def listen(host: str, port: int) -> list[socket.socket]:
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 
+def inherited() -> list[socket.socket]:
+    """Return the listening sockets that systemd, or another parent, passed to this process (sd_listen_fds(3)).
+
+    The parent keeps them open, so that clients wait while nobody serves. Its variables are taken from the environment.
+
+    Raises:
+        PortUnavailable: what was passed is no listening socket of TCP or a Unix stream.
+
+    """
+    count, pid = os.environ.pop("LISTEN_FDS", ""), os.environ.pop("LISTEN_PID", "")
+    os.environ.pop("LISTEN_FDNAMES", None)
+    if pid != str(os.getpid()) or not count.isdecimal():
+        return []
+    return [_inherited(descriptor) for descriptor in range(FIRST_INHERITED, FIRST_INHERITED + int(count))]
+
+
+def _inherited(descriptor: int) -> socket.socket:
+    try:
+        listener = socket.socket(fileno=descriptor)
+        listens = listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    except OSError:
+        listens = 0
+    if not listens or listener.family not in {socket.AF_INET, socket.AF_INET6, socket.AF_UNIX}:
+        raise PortUnavailable(
+            f"descriptor {descriptor}, passed by LISTEN_FDS, is not a listening socket of TCP or a Unix stream",
+            "in a systemd unit only ListenStream= makes such sockets",
+        )
+    listener.setblocking(False)  # systemd makes the socket blocking again each time that it starts a service with it
+    listener.set_inheritable(False)
+    return listener
+
+
 def address_of(listener: socket.socket) -> Address:
     """Return where `listener` listens."""
+    if listener.family == socket.AF_UNIX:
+        return Address(str(listener.getsockname()), None)
     host, port = listener.getsockname()[:2]
     return Address(host, port)
 
@@ -70,7 +114,7 @@ def _listen_on_all(addresses: list[tuple[socket.AddressFamily, str]], port: int)
             except _AddressAbsentError as error:
                 absent = error
             else:
-                port = address_of(listeners[-1]).port
+                port = listeners[-1].getsockname()[1]
         if absent is not None and not listeners:
             raise absent
     except PortUnavailable:

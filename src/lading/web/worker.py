@@ -17,17 +17,21 @@ from starlette.types import ASGIApp
 
 from lading.logs import event_logger
 from lading.oci.errors import StartRefused
-from lading.web.http import Http
+from lading.web.http import HEAD_SECONDS, Http
+from lading.web.sockets import BACKLOG
+from lading.web.tls import Certificate
 
-Application = Callable[[], AbstractAsyncContextManager[ASGIApp]]
+Application = AbstractAsyncContextManager[ASGIApp]
 
 READY = b"ready\n"
 KEEP_ALIVE_SECONDS = 75
 # How long a stopping worker still answers what it has accepted, with `Connection: close`.
 DRAIN_SECONDS = 1.0
-DRAIN_POLL_SECONDS = 0.02
-# How long requests that were cancelled at the end of the grace have to tidy up.
+POLL_SECONDS = 0.02
+# How long requests that were cut off at the end of the grace have to tidy up.
 CANCEL_SECONDS = 2.0
+# How long a client may take to end a TLS connection that we have ended.
+TLS_END_SECONDS = 2.0
 # A worker whose parent was killed is gone after this long, whatever it is doing.
 ORPHAN_SECONDS = 4
 ORPHAN_GRACE_SECONDS = 1
@@ -37,10 +41,12 @@ ORPHAN_GRACE_SECONDS = 1
 class Duty:
     """What a worker is given: its sockets, its application, and its two pipes to the parent.
 
+    With a certificate the TCP sockets speak TLS; Unix sockets, which are for proxies on this machine, do not.
     `life` reads EOF when the parent is gone. `status` takes `READY`, or a refusal as `refused` makes it.
     """
 
     listeners: Sequence[socket.socket]
+    certificate: Certificate | None
     application: Application
     grace_seconds: int
     life: int
@@ -74,9 +80,11 @@ def refusal_in(line: bytes) -> StartRefused:
 
 async def _serve(duty: Duty) -> None:
     loop = asyncio.get_running_loop()
-    async with duty.application() as application:
+    async with duty.application as application:
         server = _Server(application, duty)
         loop.add_signal_handler(signal.SIGTERM, server.stop)
+        loop.add_signal_handler(signal.SIGHUP, server.renew_certificate)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
         loop.add_reader(duty.life, server.stop_as_orphan)
         await server.serve(list(duty.listeners))
 
@@ -89,7 +97,9 @@ class _Server(uvicorn.Server):
         self._duty = duty
 
     def stop(self) -> None:
-        """Stop at the next turn: finish what is in flight, within the grace."""
+        """Accept no more, and stop at the next turn: finish what is in flight, within the grace."""
+        for server in self.servers:
+            server.close()  # our copy: the queue stays with those that still accept from it
         self.should_exit = True
 
     def stop_as_orphan(self) -> None:
@@ -100,6 +110,15 @@ class _Server(uvicorn.Server):
         event_logger().error("the parent process is gone; this worker stops", pid=os.getpid())
         self.stop()
 
+    def renew_certificate(self) -> None:
+        """Present the certificate that the parent has found to be new and good."""
+        if self._duty.certificate is None:
+            return
+        try:
+            self._duty.certificate.renew()
+        except StartRefused as refusal:  # it has changed again; the parent will see that, too
+            event_logger().warning("a worker keeps the old TLS certificate", pid=os.getpid(), reason=refusal.message)
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Leave signals alone: the loop handles SIGTERM, and SIGINT is the parent's."""
@@ -107,20 +126,53 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept connections, then tell the parent."""
-        await super().startup(sockets)
+        self.servers = [await self._accept_from(listener) for listener in sockets or ()]
+        self.started = True
         os.write(self._duty.status, READY)
 
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close our copy of the listeners, answer what was accepted, then end the rest within the grace."""
-        for server in self.servers:
-            server.close()
-        self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
-        end = time.monotonic() + DRAIN_SECONDS
-        while self.server_state.connections and time.monotonic() < end:  # noqa: ASYNC110 - uvicorn has no event for it
-            await asyncio.sleep(DRAIN_POLL_SECONDS)
-        await super().shutdown(sockets)
-        if self.server_state.tasks:
-            await asyncio.wait(self.server_state.tasks, timeout=CANCEL_SECONDS)
+    async def _accept_from(self, listener: socket.socket) -> asyncio.Server:
+        loop = asyncio.get_running_loop()
+        if listener.family == socket.AF_UNIX:
+            return await loop.create_unix_server(self._protocol, sock=listener, backlog=BACKLOG)
+        if self._duty.certificate is None:
+            return await loop.create_server(self._protocol, sock=listener, backlog=BACKLOG)
+        return await loop.create_server(
+            self._protocol,
+            sock=listener,
+            backlog=BACKLOG,
+            ssl=self._duty.certificate.context,
+            ssl_handshake_timeout=HEAD_SECONDS,
+            ssl_shutdown_timeout=TLS_END_SECONDS,
+        )
+
+    def _protocol(self) -> asyncio.Protocol:
+        return Http(config=self.config, server_state=self.server_state, app_state={})
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002 - uvicorn's signature
+        """Answer what was accepted, then end the rest within the grace."""
+        state = self.server_state
+        state.default_headers = [*state.default_headers, (b"connection", b"close")]
+        # A connection in its TLS handshake is not among the connections yet.
+        await _until(lambda: not (state.connections or self._duty.certificate), DRAIN_SECONDS)
+        for connection in list(state.connections):
+            connection.shutdown()
+        grace_seconds = self.config.timeout_graceful_shutdown or 0
+        if await _until(lambda: not (state.connections or state.tasks), grace_seconds):
+            return
+        event_logger().warning("requests did not end within the grace and are cut off", count=len(state.tasks))
+        for connection in list(state.connections):
+            connection.transport.abort()  # as when a client leaves: what came of an upload is kept
+        if not await _until(lambda: not state.tasks, CANCEL_SECONDS):
+            for task in state.tasks:
+                task.cancel()
+
+
+async def _until(holds: Callable[[], bool], seconds: float) -> bool:
+    """Wait until something holds, at most `seconds`; tell whether it does."""
+    end = time.monotonic() + seconds
+    while not (held := holds()) and time.monotonic() < end:  # noqa: ASYNC110 - uvicorn has no event for it
+        await asyncio.sleep(POLL_SECONDS)
+    return held
 
 
 def _configuration(application: ASGIApp, grace_seconds: int) -> uvicorn.Config:

@@ -1,0 +1,75 @@
+"""Many clients at once, half of them on a fresh connection for each request, that note everything that goes wrong."""
+
+import threading
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from tests.wire import Connection, Wire, WireError
+
+
+class Crowd:
+    """Clients that ask for `path` again and again, from the entry of the `with` block to its end.
+
+    A kept connection is given up only where the server's reply says so.
+    """
+
+    def __init__(self, wires: Sequence[Wire], path: str, content: bytes, *, fresh: int = 16, kept: int = 16) -> None:
+        self.refused: list[str] = []
+        self.dropped: list[str] = []
+        self.wrong: list[str] = []
+        self.answered = 0
+        self.slowest_seconds = 0.0
+        self._path = path
+        self._content = content
+        self._over = threading.Event()
+        self._count = threading.Lock()
+        plan = [(index, keep) for keep, number in ((False, fresh), (True, kept)) for index in range(number)]
+        self._clients = [
+            threading.Thread(target=self._ask, args=(wires[index % len(wires)],), kwargs={"keep": keep})
+            for index, keep in plan
+        ]
+
+    def __enter__(self) -> Self:
+        for client in self._clients:
+            client.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        for client in self._clients:
+            client.join()
+
+    def assert_untroubled(self) -> None:
+        """Assert that every request was answered, and rightly."""
+        assert (self.refused, self.dropped, self.wrong) == ([], [], [])
+        assert self.answered > len(self._clients)
+
+    def _ask(self, wire: Wire, *, keep: bool) -> None:
+        connection: Connection | None = None
+        while not self._over.is_set():
+            began = time.monotonic()
+            try:
+                connection = connection or wire.connect()
+                reply = connection.request("GET", self._path)
+            except ConnectionRefusedError as error:
+                self.refused.append(repr(error))
+                time.sleep(0.05)
+                continue
+            except (OSError, WireError) as error:
+                self.dropped.append(f"{'kept' if keep else 'fresh'}: {error!r}")
+                connection = None
+                continue
+            with self._count:
+                self.answered += 1
+                self.slowest_seconds = max(self.slowest_seconds, time.monotonic() - began)
+            if (reply.status, reply.body) != (200, self._content):
+                self.wrong.append(str(reply))
+            if not keep or reply.get("Connection") == "close":
+                connection.close()
+                connection = None
+        if connection is not None:
+            connection.close()

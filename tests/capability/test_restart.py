@@ -1,0 +1,418 @@
+"""Stop, reload and restart: clients that come, stay or send for long notice nothing but a `Connection: close`."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.capability.content import digest_of
+from tests.capability.crowd import Crowd
+from tests.capability.program import HOST, HalfSent, Serve, Server, environment, is_gone, supervised
+from tests.capability.server import LADING, until
+from tests.wire import Wire
+
+DRAIN_SECONDS = 1.0
+START_SECONDS = 1.5
+SLACK_SECONDS = 2.0
+UPLOAD_SECONDS = 6.0
+UPLOAD_PIECES = 60
+CONTENT = os.urandom(3000)
+
+
+def push(wire: Wire, content: bytes = CONTENT) -> str:
+    """Push a blob and return its path."""
+    location = wire.request("POST", "/v2/app/blobs/uploads/", body=b"").expect(202)["Location"]
+    digest = digest_of(content)
+    wire.request("PUT", f"{location}?digest={digest}", body=content).expect(201)
+    return f"/v2/app/blobs/{digest}"
+
+
+class SlowUpload(threading.Thread):
+    """A whole blob in one PUT, whose body takes its time."""
+
+    def __init__(self, wire: Wire, seconds: float = UPLOAD_SECONDS) -> None:
+        super().__init__()
+        self.content = os.urandom(600_000)
+        self.status: int | str = "not answered"
+        self._wire = wire
+        self._pause = seconds / UPLOAD_PIECES
+        self._location = wire.request("POST", "/v2/slow/blobs/uploads/", body=b"").expect(202)["Location"]
+        self.start()
+        time.sleep(3 * self._pause)
+
+    def run(self) -> None:
+        """Send a piece after each pause."""
+        digest, size = digest_of(self.content), len(self.content) // UPLOAD_PIECES
+        head = (
+            f"PUT {self._location}?digest={digest} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(self.content)}\r\n\r\n"
+        )
+        try:
+            with self._wire.connect() as connection:
+                connection.send(head.encode())
+                for at in range(0, len(self.content), size):
+                    time.sleep(self._pause)
+                    connection.send(self.content[at : at + size])
+                self.status = connection.read_reply(head).status
+        except Exception as error:  # noqa: BLE001 - whatever it is, the test shows it
+            self.status = repr(error)
+
+    def assert_stored(self) -> None:
+        """Assert that it was acknowledged and that its bytes come back."""
+        self.join()
+        assert self.status == 201
+        path = f"/v2/slow/blobs/{digest_of(self.content)}"
+        assert self._wire.request("GET", path).expect(200).body == self.content
+
+
+class Holder:
+    """What systemd is to a service: it holds the listening sockets, and starts the program on them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        four = socket.create_server((HOST, 0), backlog=4096)
+        six = socket.create_server(("::1", 0), family=socket.AF_INET6, backlog=4096)
+        unix = socket.socket(socket.AF_UNIX)
+        unix.bind(str(folder / "lading.sock"))
+        unix.listen(4096)
+        self.sockets = [four, six, unix]
+        self.wires = [Wire(HOST, four.getsockname()[1]), Wire("::1", six.getsockname()[1])]
+        self.started: list[Server] = []
+
+    def start(self, *arguments: str, descriptors: Sequence[int] = ()) -> Server:
+        """Start the program with the sockets as descriptors 3, 4 and 5, and return at once."""
+        passed = descriptors or [listener.fileno() for listener in self.sockets]
+        # Out of the way first: 3 may be one of them.
+        moves = " ".join(f"{60 + at}<&{descriptor}" for at, descriptor in enumerate(passed))
+        places = " ".join(f"{3 + at}<&{60 + at} {60 + at}<&-" for at in range(len(passed)))
+        script = f"exec {moves}; exec {places}; export LISTEN_PID=$$ LISTEN_FDS={len(passed)} LISTEN_FDNAMES=http; "
+        command = ["bash", "-c", script + 'exec "$@"', "-", *LADING, "serve", "--workers", "2", *arguments]
+        server = Server(self.folder, command, pass_fds=passed)
+        self.started.append(server)
+        return server
+
+    def restart(self, server: Server) -> Server:
+        """Stop one, wait for its end, and start the next, as `systemctl restart` does."""
+        server.signal(signal.SIGTERM)
+        assert server.wait(30) == 0, server.output()
+        return self.start()
+
+    def close(self) -> None:
+        """End everything."""
+        for server in self.started:
+            server.kill_all()
+        for listener in self.sockets:
+            listener.close()
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> Iterator[Holder]:
+    """Return a parent of servers that holds an IPv4, an IPv6 and a Unix socket."""
+    with contextlib.closing(Holder(tmp_path)) as parent:
+        yield parent
+
+
+def reload(server: Server) -> None:
+    """Ask for a reload and wait until the new workers serve."""
+    before = len(server.events("reloaded: new workers serve, the old ones finish"))
+    server.signal(signal.SIGHUP)
+    assert until(lambda: len(server.events("reloaded: new workers serve, the old ones finish")) > before, seconds=20), (
+        server.output()
+    )
+
+
+@pytest.mark.slow
+def test_no_request_is_lost_over_restarts(holder: Holder) -> None:
+    """A parent holds the sockets: 32 clients and an upload of six seconds see three restarts as a longer wait."""
+    server = holder.start()
+    server.wait_until_ready()
+    path = push(holder.wires[0])
+
+    with Crowd(holder.wires, path, CONTENT) as crowd:
+        for _ in range(3):
+            time.sleep(1.0)
+            upload = SlowUpload(holder.wires[0])
+            server = holder.restart(server)
+            server.wait_until_ready()
+            upload.assert_stored()
+
+    crowd.assert_untroubled()
+    assert crowd.slowest_seconds < UPLOAD_SECONDS + DRAIN_SECONDS + START_SECONDS + SLACK_SECONDS
+    print(f"{crowd.answered} answered, the slowest after {crowd.slowest_seconds:.2f} s")
+    assert_quiet(holder)
+
+
+@pytest.mark.slow
+def test_no_request_is_lost_over_reloads(holder: Holder) -> None:
+    """New settings, with 32 clients and an upload that outlives all three reloads: nobody even waits."""
+    server = holder.start()
+    server.wait_until_ready()
+    path = push(holder.wires[0])
+
+    with Crowd(holder.wires, path, CONTENT) as crowd:
+        time.sleep(1.0)
+        upload = SlowUpload(holder.wires[0], 9.0)
+        for _ in range(3):
+            old = set(server.workers())
+            reload(server)
+            time.sleep(1.0)
+            assert len(set(server.workers()) - old) == 2
+        upload.assert_stored()
+
+    crowd.assert_untroubled()
+    assert crowd.slowest_seconds < DRAIN_SECONDS + SLACK_SECONDS
+    print(f"{crowd.answered} answered, the slowest after {crowd.slowest_seconds:.2f} s")
+    assert until(lambda: len(server.workers()) == 2)
+    assert_quiet(holder)
+
+
+def assert_quiet(holder: Holder) -> None:
+    """Stop the last server, and assert that none had anything to complain of."""
+    last = holder.started[-1]
+    last.signal(signal.SIGTERM)
+    assert last.wait(30) == 0
+    for server in holder.started:
+        assert server.errors() == ""
+        assert [line for line in server.lines() if line.get("level") in {"warning", "error"}] == []
+        assert [line for line in server.events("request") if line["status"] >= 500] == []
+
+
+def test_sockets_of_a_parent_are_served(holder: Holder) -> None:
+    """IPv4, IPv6 and a Unix socket for a proxy on this machine, and the log names them as they are."""
+    server = holder.start("--port", "1", "--host", "192.0.2.1")  # neither is looked at
+
+    ready = server.wait_until_ready()
+
+    assert ready["port"] == holder.wires[0].port
+    for wire in holder.wires:
+        wire.request("GET", "/readyz", headers={"Host": "x"}).expect(200)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(holder.folder / "lading.sock"))
+        client.sendall(b"GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert client.makefile("rb").read().startswith(b"HTTP/1.1 200 ")
+    assert until(lambda: [line["client"] for line in server.events("request")][-1:] == [None])
+    assert server.lines() == [line for line in server.lines() if line.get("level", "info") == "info"]
+
+
+def test_what_a_parent_passed_is_for_this_process_alone(tmp_path: Path) -> None:
+    """A program that is started by the one that was meant must not take its sockets."""
+    script = "import os; from lading.web.sockets import inherited; print(len(inherited()), 'LISTEN_FDS' in os.environ)"
+    with socket.create_server((HOST, 0)) as listener:
+        said = [
+            subprocess.run(
+                ["bash", "-c", f'exec 3<&{listener.fileno()}; LISTEN_PID={pid} LISTEN_FDS=1 exec "$@"', "-", *command],
+                pass_fds=[listener.fileno()],
+                env=environment(),
+                cwd=tmp_path,
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout.split()
+            for pid in ("$$", "1")
+            for command in [[sys.executable, "-c", script]]
+        ]
+
+    assert said == [["1", "False"], ["0", "False"]]
+
+
+def test_what_is_no_listening_socket_is_a_sentence(holder: Holder) -> None:
+    """A unit with ListenDatagram=, or a descriptor that something else left open."""
+    with (holder.folder / "file").open("w") as file, socket.socket() as deaf:
+        started = [holder.start(descriptors=[other.fileno()]) for other in (file, deaf)]
+        codes = [server.wait() for server in started]
+
+    assert codes == [1, 1]
+    for server in started:
+        assert server.errors() == (
+            "error: descriptor 3, passed by LISTEN_FDS, is not a listening socket of TCP or a Unix stream\n"
+            " hint: in a systemd unit only ListenStream= makes such sockets\n"
+        )
+
+
+def test_a_reload_takes_new_settings(serve: Serve, tmp_path: Path) -> None:
+    """What a restart would have taken, except for what the server stands on; and that is said."""
+    settings = tmp_path / "lading.yaml"
+    settings.write_text("deletes: {enabled: true}")
+    server = serve("--workers", "1")
+    path = push(server.wire)
+    (old,) = server.workers()
+    settings.write_text("deletes: {enabled: false}\ndata: elsewhere\nhttp: {host: 192.0.2.1}\nlog: {format: console}")
+
+    reload(server)
+
+    assert until(lambda: is_gone(old))
+    server.wire.request("DELETE", path).expect_error(405, "UNSUPPORTED")
+    server.wire.request("GET", path).expect(200)
+    (event,) = server.events("settings that only a restart can change stay as they are")
+    assert event["settings"] == ["data", "http.host", "log.format"]
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_reload_changes_the_number_of_workers(serve: Serve, tmp_path: Path) -> None:
+    """More, when there are more clients than one thought."""
+    settings = tmp_path / "lading.yaml"
+    settings.write_text("http: {workers: 1}")
+    server = serve()
+    server.wait_until_ready()
+    (old,) = server.workers()
+    settings.write_text("http: {workers: 3}")
+
+    reload(server)
+
+    assert until(lambda: len(server.workers()) == 3)
+    assert is_gone(old)
+
+
+def test_a_reload_with_wrong_settings_changes_nothing(serve: Serve, tmp_path: Path) -> None:
+    """A typo is an error in the log, and the registry goes on."""
+    server = serve("--workers", "1")
+    server.wait_until_ready()
+    before = server.workers()
+    (tmp_path / "lading.yaml").write_text("deletes: {enable: false}")
+
+    server.signal(signal.SIGHUP)
+
+    assert until(lambda: server.events("reload failed: the workers with the old settings go on") != [])
+    (event,) = server.events("reload failed: the workers with the old settings go on")
+    assert (event["level"], event["reason"]) == (
+        "error",
+        "deletes.enable (lading.yaml): unknown setting; did you mean deletes.enabled?",
+    )
+    assert server.workers() == before
+    server.wire.request("GET", "/readyz").expect(200)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("raise DatabaseUnusable('the database is odd', 'mend it')", "the database is odd"),
+        ("import os; os._exit(7)", "a new worker ended with exit code 7"),
+    ],
+)
+def test_a_reload_whose_workers_do_not_start_changes_nothing(
+    serve: Serve, tmp_path: Path, body: str, reason: str
+) -> None:
+    """One new worker that cannot serve is enough; the old ones have not been asked to leave."""
+    flag = tmp_path / "flag"
+    server = serve(command=supervised(body=f"if Path({str(flag)!r}).exists(): {body}"))
+    server.wait_until_ready()
+    before = server.workers()
+    flag.touch()
+
+    server.signal(signal.SIGHUP)
+
+    assert until(lambda: server.events("reload failed: the workers with the old settings go on") != [])
+    assert server.events("reload failed: the workers with the old settings go on")[0]["reason"] == reason
+    assert until(lambda: server.workers() == before)
+    flag.unlink()
+    reload(server)
+
+
+def test_a_hangup_while_it_starts_does_no_harm(serve: Serve) -> None:
+    """A terminal that closes, or a deployment that reloads what it has just started."""
+    server = serve()
+    assert until((server.folder / "data" / "lock").exists)
+
+    server.signal(signal.SIGHUP)
+
+    server.wait_until_ready()
+    server.wire.request("GET", "/readyz").expect(200)
+
+
+@pytest.mark.slow
+def test_an_old_worker_that_hangs_is_killed(serve: Serve) -> None:
+    """A reload must not leave old versions behind; the grace is a second here."""
+    command = supervised(ready="import time; time.sleep(60)", flags={"http.grace_seconds": 1})
+    server = serve(command=command)
+    with server.wire.connect() as connection:
+        connection.send(b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")
+        time.sleep(0.2)
+        old = server.workers()
+
+        reload(server)
+
+        assert until(lambda: all(map(is_gone, old)), seconds=10)
+    (event,) = server.events("workers did not stop in time and are killed")
+    assert len(event["pids"]) == 1
+    assert event["pids"][0] in old
+    assert len(server.workers()) == 2
+
+
+def test_what_was_accepted_is_answered_when_it_stops(serve: Serve) -> None:
+    """A connection without a request yet, and an idle one: each gets one more answer, said to be the last."""
+    server = serve("--workers", "2")
+    with contextlib.ExitStack() as stack:
+        idle, silent = ([stack.enter_context(server.wire.connect()) for _ in range(8)] for _ in range(2))
+        for connection in idle:
+            connection.request("GET", "/livez").expect(200, {"Connection": None})
+        server.signal(signal.SIGTERM)
+        time.sleep(0.5)
+        for connection in (*idle, *silent):
+            connection.request("GET", "/livez").expect(200, {"Connection": "close"})
+            assert connection.read_to_end() == b""
+
+    assert server.wait() == 0
+
+
+def test_an_upload_that_is_cut_off_by_a_stop_goes_on_after_the_start(serve: Serve) -> None:
+    """What came in time is kept; the client asks where it was, and sends the rest."""
+    server = serve(environ={"LADING_HTTP__GRACE_SECONDS": "0"})
+    port = server.port
+    with HalfSent(server.wire) as upload:
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+
+    wire = serve("--port", str(port)).wire
+    status = wire.request("GET", upload.location).expect(204, {"Range": "0-24999"})
+    digest = digest_of(upload.content)
+    wire.request("PUT", f"{status['Location']}?digest={digest}", body=upload.content[25_000:]).expect(201)
+
+    assert wire.request("GET", f"/v2/slow/blobs/{digest}").expect(200).body == upload.content
+
+
+def test_a_server_waits_for_the_one_before_it_to_stop(serve: Serve) -> None:
+    """`kill` and a new start in one breath: no second try, and no two servers on one directory."""
+    first = serve()
+    port = first.port
+    with HalfSent(first.wire) as upload:
+        first.signal(signal.SIGTERM)
+        time.sleep(0.2)
+        second = serve("--port", str(port))
+        assert until(lambda: second.events("waiting for the server before this one to stop") != [])
+        assert upload.send_rest() == 202
+
+    assert first.wait() == 0
+    assert second.port == port
+    assert len(second.events("waiting for the server before this one to stop")) == 1
+    second.wire.request("GET", "/readyz").expect(200)
+
+
+def test_a_stop_leaves_one_database_file(serve: Serve, tmp_path: Path) -> None:
+    """Who copies the directory of a stopped server has all of it in `lading.db`."""
+    server = serve("--workers", "2")
+    push(server.wire)
+    server.signal(signal.SIGTERM)
+    assert server.wait() == 0
+
+    assert not (tmp_path / "data" / "lading.db-wal").exists()
+
+
+@pytest.mark.slow
+def test_the_program_is_there_quickly() -> None:
+    """Clients that wait in the socket's queue wait for this: less than a second of work before the first fork."""
+    code = "import resource, lading.cli.main, lading.app, lading.web.server; r = resource.getrusage(0); "
+    code += "print(r.ru_utime + r.ru_stime)"
+
+    took = [
+        float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+        for _ in range(3)
+    ]
+
+    assert min(took) < 1.0
