@@ -95,12 +95,17 @@ class _Server(uvicorn.Server):
     def __init__(self, application: ASGIApp, duty: Duty) -> None:
         super().__init__(_configuration(application, duty.grace_seconds))
         self._duty = duty
+        self.servers = []  # until `startup`: SIGTERM may come before it
 
     def stop(self) -> None:
         """Accept no more, and stop at the next turn: finish what is in flight, within the grace."""
-        for server in self.servers:
-            server.close()  # our copy: the queue stays with those that still accept from it
+        self._park()
         self.should_exit = True
+
+    def _park(self) -> None:
+        """Close our copy of the listeners: the queue stays with those that still accept from it."""
+        for server in self.servers:
+            server.close()
 
     def stop_as_orphan(self) -> None:
         """Stop because the parent was killed: at once, for the next server waits for the lock we hold."""
@@ -150,6 +155,7 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002 - uvicorn's signature
         """Answer what was accepted, then end the rest within the grace."""
+        self._park()
         state = self.server_state
         state.default_headers = [*state.default_headers, (b"connection", b"close")]
         # A connection in its TLS handshake is not among the connections yet.
