@@ -118,16 +118,19 @@ def load(certificate: Path, key: Path) -> ssl.SSLContext:
 class _Connection(ssl.SSLObject):
     """The server's side of one connection; a client that speaks plain HTTP is told so in plain HTTP."""
 
-    outgoing: ssl.MemoryBIO | None = None
+    outgoing: ssl.MemoryBIO
+    _was_told = False
 
     def do_handshake(self) -> None:
+        if self._was_told:
+            raise ssl.SSLError(ssl.SSL_ERROR_SSL, "the client speaks plain HTTP")
         try:
             super().do_handshake()
         except ssl.SSLError as error:
-            if error.reason != "HTTP_REQUEST" or self.outgoing is None:
+            if error.reason != "HTTP_REQUEST":
                 raise
             self.outgoing.write(_PLAIN_REPLY)
-            self.outgoing = None
+            self._was_told = True
             raise ssl.SSLWantReadError from error  # so that it is sent; what the client says next ends the connection
 
 
