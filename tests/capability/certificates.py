@@ -3,6 +3,7 @@
 import os
 import ssl
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 CURVE = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
@@ -52,7 +53,7 @@ def presented(certificate: Path) -> bytes:
     return ssl.PEM_cert_to_DER_cert(text[text.index("-----BEGIN CERTIFICATE") :])
 
 
-def replace(place: tuple[Path, Path], new: tuple[Path, Path]) -> None:
+def replace(place: Sequence[Path], new: Sequence[Path]) -> None:
     """Put a new certificate and key in the place of others, as ACME clients do: by rename, one after the other."""
     for target, source in zip(place, new, strict=True):
         copy = target.with_suffix(".new")

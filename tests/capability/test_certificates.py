@@ -6,7 +6,7 @@ import pytest
 
 from lading.oci.errors import CertificateUnusable
 from lading.web import tls
-from tests.capability.certificates import Authority
+from tests.capability.certificates import Authority, replace
 
 
 @pytest.fixture(scope="module")
@@ -52,3 +52,21 @@ def test_certificate_and_key_may_be_one_file(pki: Path) -> None:
     both.write_text((pki / "server.key").read_text() + (pki / "server.pem").read_text())
 
     tls.load(both, both)
+
+
+def test_files_are_new_only_when_they_have_settled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the renaming of the certificate and that of its key, the two do not belong together."""
+    monkeypatch.setattr(tls, "LOOK_SECONDS", 0.0)
+    authority = Authority(tmp_path / "pki")
+    files, new = authority.issue(), authority.issue("renewed")
+    certificate = tls.Certificate(*files)
+    assert [certificate.has_changed() for _ in range(3)] == [False] * 3
+
+    replace(files[:1], new[:1])
+    looks = [certificate.has_changed()]
+    replace(files[1:], new[1:])
+    looks += [certificate.has_changed() for _ in range(2)]
+    certificate.renew()
+    looks += [certificate.has_changed() for _ in range(2)]
+
+    assert looks == [False, False, True, False, False]
