@@ -158,7 +158,8 @@ class _Server(uvicorn.Server):
         self._park()
         state = self.server_state
         state.default_headers = [*state.default_headers, (b"connection", b"close")]
-        # A connection in its TLS handshake is not among the connections yet.
+        # Not among the connections yet are one that was accepted this very moment, and those in their TLS handshake.
+        await asyncio.sleep(POLL_SECONDS)
         await _until(lambda: not (state.connections or self._duty.certificate), DRAIN_SECONDS)
         for connection in list(state.connections):
             connection.shutdown()
