@@ -9,10 +9,14 @@ from typing import Self
 from tests.wire import Connection, Wire, WireError
 
 
+PAUSE_SECONDS = 0.2
+
+
 class Crowd:
     """Clients that ask for `path` again and again, from the entry of the `with` block to its end.
 
-    A kept connection is given up only where the server's reply says so.
+    A kept connection is given up only where the server's reply says so. Half of the clients pause between requests, so
+    that there are idle connections at every moment.
     """
 
     def __init__(self, wires: Sequence[Wire], path: str, content: bytes, *, fresh: int = 16, kept: int = 16) -> None:
@@ -27,7 +31,11 @@ class Crowd:
         self._count = threading.Lock()
         plan = [(index, keep) for keep, number in ((False, fresh), (True, kept)) for index in range(number)]
         self._clients = [
-            threading.Thread(target=self._ask, args=(wires[index % len(wires)],), kwargs={"keep": keep})
+            threading.Thread(
+                target=self._ask,
+                args=(wires[index % len(wires)],),
+                kwargs={"keep": keep, "pause_seconds": index % 4 // 2 * PAUSE_SECONDS},
+            )
             for index, keep in plan
         ]
 
@@ -48,7 +56,7 @@ class Crowd:
         assert (self.refused, self.dropped, self.wrong) == ([], [], [])
         assert self.answered > len(self._clients)
 
-    def _ask(self, wire: Wire, *, keep: bool) -> None:
+    def _ask(self, wire: Wire, *, keep: bool, pause_seconds: float) -> None:
         connection: Connection | None = None
         while not self._over.is_set():
             began = time.monotonic()
@@ -71,5 +79,6 @@ class Crowd:
             if not keep or reply.get("Connection") == "close":
                 connection.close()
                 connection = None
+            self._over.wait(pause_seconds)
         if connection is not None:
             connection.close()

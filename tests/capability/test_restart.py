@@ -311,6 +311,8 @@ def test_a_reload_whose_workers_do_not_start_changes_nothing(
     assert until(lambda: server.events("reload failed: the workers with the old settings go on") != [])
     assert server.events("reload failed: the workers with the old settings go on")[0]["reason"] == reason
     assert until(lambda: server.workers() == before)
+    time.sleep(0.5)
+    assert server.workers() == before
     flag.unlink()
     reload(server)
 
