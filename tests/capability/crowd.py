@@ -8,7 +8,6 @@ from typing import Self
 
 from tests.wire import Connection, Wire, WireError
 
-
 PAUSE_SECONDS = 0.2
 
 
