@@ -52,7 +52,8 @@ class Crowd:
 
     def assert_untroubled(self) -> None:
         """Assert that every request was answered, and rightly."""
-        assert (self.refused, self.dropped, self.wrong) == ([], [], [])
+        problems = [*self.refused, *self.dropped, *self.wrong]
+        assert not problems, f"{len(problems)} of {self.answered} requests went wrong: {problems[:5]}"
         assert self.answered > len(self._clients)
 
     def _ask(self, wire: Wire, *, keep: bool, pause_seconds: float) -> None:
@@ -68,7 +69,9 @@ class Crowd:
                 continue
             except (OSError, WireError) as error:
                 self.dropped.append(f"{'kept' if keep else 'fresh'}: {error!r}")
-                connection = None
+                if connection is not None:
+                    connection.close()
+                    connection = None
                 continue
             with self._count:
                 self.answered += 1
