@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 CURVE = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+# Python 3.13 refuses a certificate without these.
+IDENTIFIERS = "subjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n"
 NAMES = "subjectAltName=IP:127.0.0.1,DNS:localhost\n"
 
 
@@ -18,16 +20,16 @@ class Authority:
         self.folder = folder
         self.ca = folder / "ca.pem"
         self._ca_key = folder / "ca.key"
-        self._openssl(
-            "req", "-x509", *CURVE, "-keyout", self._ca_key, "-out", self.ca, "-subj", "/CN=tests", "-days", "9"
-        )
+        files = ("-keyout", self._ca_key, "-out", self.ca)
+        usage = ("-addext", "keyUsage=critical,keyCertSign")
+        self._openssl("req", "-x509", *CURVE, *files, *usage, "-subj", "/CN=tests", "-days", "9")
 
     def issue(self, name: str = "server", *, days: int = 9, extensions: str = NAMES) -> tuple[Path, Path]:
         """Return the files of a new certificate for this machine, and of its key; -1 days is one that has expired."""
         certificate, key, request = (self.folder / f"{name}.{kind}" for kind in ("pem", "key", "csr"))
         self._openssl("req", "-new", *CURVE, "-keyout", key, "-out", request, "-subj", f"/CN={name}")
         extension_file = self.folder / "extensions"
-        extension_file.write_text(extensions)
+        extension_file.write_text(f"{IDENTIFIERS}{extensions}")
         signing = ("-CA", self.ca, "-CAkey", self._ca_key, "-CAcreateserial", "-extfile", extension_file)
         self._openssl("x509", "-req", "-in", request, "-out", certificate, "-days", str(days), *signing)
         return certificate, key

@@ -34,6 +34,7 @@ class Server:
         pass_fds: Sequence[int] = (),
     ) -> None:
         self.folder = folder
+        self._ready: dict[str, Any] | None = None
         self._stdout = folder / f"stdout-{time.monotonic_ns()}"
         self._stderr = self._stdout.with_suffix(".errors")
         with self._stdout.open("wb") as stdout, self._stderr.open("wb") as stderr:
@@ -49,9 +50,12 @@ class Server:
 
     def wait_until_ready(self) -> dict[str, Any]:
         """Wait for the event `ready` and return it."""
+        if self._ready is not None:
+            return self._ready
         assert until(lambda: self.events("ready") != [] or self.process.poll() is not None, seconds=START_SECONDS)
         assert self.process.poll() is None, self.output()
-        return self.events("ready")[0]
+        self._ready = self.events("ready")[0]
+        return self._ready
 
     @property
     def port(self) -> int:
