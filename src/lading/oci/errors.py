@@ -3,7 +3,7 @@
     LadingError
     |-- StartRefused                     the server will not start: a sentence, and what to do
     |   |-- SettingsInvalid  PortUnavailable  DataDirectoryInUse  DataDirectoryUnusable  DiskFull
-    |   |-- DatabaseUnusable  SchemaTooNew  StoreMismatch
+    |   |-- DatabaseUnusable  SchemaTooNew  StoreMismatch  CertificateUnusable
     |   `-- VerifyRefused                  no server: there is nothing that `lading verify` could look at
     |-- ClientGone                       the client left in the middle of its request: no reply is possible
     `-- RegistryError                    answered over HTTP with `status` and the OCI envelope
