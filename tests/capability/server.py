@@ -30,6 +30,24 @@ def until(holds: Callable[[], bool], *, seconds: float = 10.0) -> bool:
     return held
 
 
+class Process(Protocol):
+    """What a test asks of a running program; `subprocess.Popen` is one."""
+
+    pid: int
+
+    def poll(self) -> int | None:
+        """Return the exit code, or None while it runs."""
+        ...
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Return the exit code when it has ended."""
+        ...
+
+    def send_signal(self, sig: int) -> None:
+        """Send it a signal."""
+        ...
+
+
 class RegistryProcess:
     """One server with its own data directory, which outlives its restarts."""
 
@@ -44,7 +62,7 @@ class RegistryProcess:
         self._workers = workers
         kept = {name: value for name, value in os.environ.items() if not name.startswith("LADING_")}
         self._environment = {**kept, "LADING_LOG__FORMAT": "json", **(settings or {})}
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
 
     @property
     def pid(self) -> int:
@@ -60,15 +78,21 @@ class RegistryProcess:
     def start(self) -> None:
         """Start and wait until it says that it is ready."""
         assert self._process is None, "the server is running already"
-        command = [*self._program, "serve", "--data", str(self.data), "--host", HOST, "--port", str(self.wire.port)]
-        command += ["--workers", str(self._workers)]
-        with self._log.open("ab") as log, self._errors.open("ab") as errors:
-            self._process = subprocess.Popen(
-                command, stdout=log, stderr=errors, env=self._environment, start_new_session=True
-            )
+        self._process = self._spawn(self.command())
         if not until(self._ready_or_gone, seconds=START_SECONDS) or self._process.poll() is not None:
             self.kill()
             raise AssertionError(f"the server did not become ready\n{self.output()}")
+
+    def command(self) -> list[str]:
+        """Return the command that starts it."""
+        command = [*self._program, "serve", "--data", str(self.data), "--host", HOST, "--port", str(self.wire.port)]
+        return [*command, "--workers", str(self._workers)]
+
+    def _spawn(self, command: Sequence[str]) -> Process:
+        with self._log.open("ab") as log, self._errors.open("ab") as errors:
+            return subprocess.Popen(
+                command, stdout=log, stderr=errors, env=self._environment, start_new_session=True
+            )
 
     def _ready_or_gone(self) -> bool:
         assert self._process is not None

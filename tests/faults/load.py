@@ -51,6 +51,7 @@ class OpenSession:
 
     content: bytes
     acknowledged: int = 0
+    ending: bool = False  # a commit or a cancel was sent, and not answered yet
 
 
 class Client:
@@ -100,7 +101,6 @@ class Client:
         """Push one image with a config in the database, a layer that is a file, and a tag."""
         contents = [self._random.randbytes(size) for size in (SMALLEST_BYTES, LARGE_BYTES)]
         for content in contents:
-            self._contents[digest_of(content)] = content
             self._push_whole(content)
         config, layer = contents
         payload = encode(manifest_of(descriptor(config, OCI_CONFIG), [descriptor(layer, OCI_LAYER)]))
@@ -108,15 +108,15 @@ class Client:
         self._put(payload, TAGS[0])
 
     def _plan(self) -> Iterator[Callable[[], None]]:
-        ways = (self._push, self._put_manifest, self._move_tag, self._mount, self._pull, *self._deletes())
+        ways = (self._push, self.put_manifest, self._move_tag, self._mount, self._pull, self.cancel, *self._deletes())
         while True:
             if self._random.random() < 0.1:
                 self.disconnect()  # the next request may reach another worker
-            (action,) = self._random.choices(ways, (8, 5, 3, 3, 4, 1, 1, 1, 1))
+            (action,) = self._random.choices(ways, (8, 5, 3, 3, 4, 1, 1, 1, 1, 1))
             yield action
 
     def _deletes(self) -> Sequence[Callable[[], None]]:
-        return (self._delete_tag, self._delete_manifest, self._delete_blob, self._delete_blob_in_use)
+        return (self.delete_tag, self.delete_manifest, self.delete_blob, self._delete_blob_in_use)
 
     def _settle(self, stop: threading.Event) -> None:
         """Find out which side of the cut request the registry is on; it must be one of the two."""
@@ -133,10 +133,9 @@ class Client:
 
     def _push(self) -> None:
         content = self._content()
-        self._contents[digest_of(content)] = content
-        self._random.choice((self._push_in_parts, self._push_whole, self._push_at_once, self._begin))(content)
+        self._random.choice((self.push_in_parts, self._push_whole, self.push_at_once, self.begin))(content)
 
-    def _push_in_parts(self, content: bytes) -> None:
+    def push_in_parts(self, content: bytes) -> None:
         """As docker does: POST, PATCH in chunked frames, PUT without a body."""
         location = self._start(content)
         self._append(location, content)
@@ -145,11 +144,11 @@ class Client:
     def _push_whole(self, content: bytes) -> None:
         self._commit(self._start(content), content, content)
 
-    def _push_at_once(self, content: bytes) -> None:
+    def push_at_once(self, content: bytes) -> None:
         after = self._with_blob(content)
         self._change(after, 201, "POST", f"blobs/uploads/?digest={digest_of(content)}", content)
 
-    def _begin(self, content: bytes) -> None:
+    def begin(self, content: bytes) -> None:
         """Leave a session open in the middle."""
         self._append(self._start(content), content[: len(content) // 2])
 
@@ -163,15 +162,24 @@ class Client:
         self.sessions[location].acknowledged += len(part)
 
     def _commit(self, location: str, content: bytes, body: bytes) -> None:
-        del self.sessions[location]  # from here on it may be over
+        self.sessions[location].ending = True
         self._change(self._with_blob(content), 201, "PUT", f"{location}?digest={digest_of(content)}", body)
+        del self.sessions[location]
+
+    def cancel(self) -> None:
+        """End a session without a commit."""
+        if open_sessions := [location for location, session in self.sessions.items() if not session.ending]:
+            location = self._random.choice(open_sessions)
+            self.sessions[location].ending = True
+            self._ask("DELETE", location, expect=(204,))
+            del self.sessions[location]
+            self._ask("GET", location, expect=(404,))
 
     def _mount(self) -> None:
         digest, content = self._random.choice(list(self._shared.items()))
         source = (
             f"&from={self._random.choice(self.neighbours)}" if self.neighbours and self._random.random() < 0.7 else ""
         )
-        self._contents[digest] = content
         self.pending = self._with_blob(content)
         answer = self._ask("POST", f"blobs/uploads/?mount={digest}{source}", b"", expect=(201, 202))
         if answer.status == 201:
@@ -182,7 +190,7 @@ class Client:
 
     # Manifests and tags
 
-    def _put_manifest(self) -> None:
+    def put_manifest(self) -> None:
         if not self.state.blobs:
             return
         config, *layers = (self._contents[digest] for digest in self._sample(self.state.blobs, 4))
@@ -197,7 +205,11 @@ class Client:
 
     def _move_tag(self) -> None:
         if self.state.manifests:
-            self._put(self._payloads[self._one(self.state.manifests)], self._random.choice(TAGS))
+            self.tag(self._one(self.state.manifests), self._random.choice(TAGS))
+
+    def tag(self, digest: str, tag: str) -> None:
+        """Have a tag name a manifest that was pushed before."""
+        self._put(self._payloads[digest], tag)
 
     def _put(self, payload: bytes, target: str) -> None:
         after = self.state.copy()
@@ -221,14 +233,14 @@ class Client:
 
     # Deletes
 
-    def _delete_tag(self) -> None:
+    def delete_tag(self) -> None:
         if self.state.tags:
             tag = self._one(self.state.tags)
             after = self.state.copy()
             del after.tags[tag]
             self._change(after, 202, "DELETE", f"manifests/{tag}")
 
-    def _delete_manifest(self) -> None:
+    def delete_manifest(self) -> None:
         if self.state.manifests:
             digest = self._one(self.state.manifests)
             after = self.state.copy()
@@ -236,7 +248,7 @@ class Client:
             after.tags = {tag: named for tag, named in after.tags.items() if named != digest}
             self._change(after, 202, "DELETE", f"manifests/{digest}")
 
-    def _delete_blob(self) -> None:
+    def delete_blob(self) -> None:
         if unused := self.state.blobs - self._blobs_in_use():
             digest = self._one(unused)
             after = self.state.copy()
@@ -279,14 +291,19 @@ class Client:
         return seen
 
     def resume(self) -> None:
-        """Go on with every session that was left open: what was acknowledged is there, and the rest can follow."""
+        """Go on with every session that was left open: what was acknowledged is there, and the rest can follow.
+
+        One whose end was cut off may be over; if it is not, it is whole as well.
+        """
         for location, session in list(self.sessions.items()):
-            answer = self._ask("GET", location, expect=(204,))
+            answer = self._ask("GET", location, expect=(204, 404) if session.ending else (204,))
+            if answer.status == 404:
+                del self.sessions[location]
+                continue
             end = int(answer.range.rpartition("-")[2])
             offset = end + 1 if end else 0  # 0-0 stands for nothing; no client here sends a single byte
             assert session.acknowledged <= offset, f"{location}: {offset} of {session.acknowledged} bytes"
             assert offset <= len(session.content), f"{location}: more bytes than were sent"
-            self._contents[digest_of(session.content)] = session.content
             self._commit(location, session.content, session.content[offset:])
 
     def push_again(self) -> None:
@@ -334,6 +351,7 @@ class Client:
         return some_content(self._random)
 
     def _with_blob(self, content: bytes) -> RepositoryState:
+        self._contents[digest_of(content)] = content
         after = self.state.copy()
         after.blobs.add(digest_of(content))
         return after
