@@ -51,6 +51,7 @@ class Checker:
                 *snapshot.history_problems(),
                 *snapshot.manifest_problems(),
                 *snapshot.payload_problems(),
+                *snapshot.reuse_problems(),
                 *self._object_problems(snapshot),
                 *self._session_problems(snapshot),
             ]
@@ -261,6 +262,13 @@ class _Snapshot:
                 "SELECT b.alg, b.digest, b.size, e.object_key FROM blob_extents e JOIN blobs b ON b.id = e.blob_id"
             )
         ]
+
+    def reuse_problems(self) -> Iterator[str]:
+        """Look for objects that are to be removed although a blob is there, as with keys that are used again (I2)."""
+        for (object_key,) in self._rows(
+            "SELECT object_key FROM blob_extents INTERSECT SELECT object_key FROM doomed_objects"
+        ):
+            yield f"object {object_key}: doomed, and yet a blob's"
 
     def object_keys(self) -> list[str]:
         """Return the keys of all objects that a row accounts for."""

@@ -13,9 +13,8 @@ from tests.faults.checker import Checker
 from tests.faults.injector import Injector, When
 from tests.faults.load import CUT, INLINE_BYTES, LARGE_BYTES, SMALLEST_BYTES, Client, new_clients
 from tests.faults.preloaded import Preloaded, PreloadedRegistry
+from tests.faults.restarting import assert_swept, start_in_time
 
-READY_SECONDS = 5.0
-SWEEP_SECONDS = 20.0
 QUIET_SECONDS = 0.1
 MAX_MISSES = 3
 
@@ -139,16 +138,13 @@ class Ground:
 
     def _assert_recovered(self, client: Client) -> None:
         """Assert V1 to V10 after a start without injector: what was acknowledged is there, the rest whole or absent."""
-        began = time.monotonic()
-        self.server.start()
-        took = time.monotonic() - began
         try:
-            assert took < READY_SECONDS, f"ready after {took:.1f} s"
+            start_in_time(self.server)
             client.verify()
             checker = Checker(self.server.data)
             problems = checker.problems()
             assert not problems, problems
-            assert until(lambda: not checker.leftovers(), seconds=SWEEP_SECONDS), checker.leftovers()
+            assert_swept(checker)
             client.resume()
             client.push_again()
             client.push_image()

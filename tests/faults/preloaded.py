@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from tests.capability.server import START_SECONDS, STOP_SECONDS, Process, RegistryProcess, until
 from tests.faults.injector import Injector, When
+from tests.wire import WireError
 
 TOP = Path(__file__).parents[2]
 REQUEST_SECONDS = 60.0
@@ -147,6 +148,12 @@ class PreloadedRegistry(RegistryProcess):
         assert self._process is not None, "the server is not running"
         self._process.send_signal(signal.SIGTERM)
         self._process.wait(STOP_SECONDS)
+
+    def _ready_or_gone(self) -> bool:
+        try:
+            return super()._ready_or_gone()
+        except WireError:  # killed while it answered
+            return False
 
     def _spawn(self, command: Sequence[str]) -> Process:
         return self._parent.spawn(command[1:], self._environment, (self._log, self._errors))

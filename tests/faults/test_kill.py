@@ -5,7 +5,6 @@ import random
 import signal
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 
@@ -13,12 +12,11 @@ from tests.capability.server import RegistryProcess, until
 from tests.faults.checker import Checker, expire_sessions
 from tests.faults.conftest import FULL
 from tests.faults.load import Client, Load, new_clients
+from tests.faults.restarting import READY_SECONDS, assert_swept, start_in_time
 from tests.faults.verifying import assert_verified
 
 CLIENTS = 8
-READY_SECONDS = 5.0
 LONGEST_LOAD_SECONDS = 1.5
-SWEEP_SECONDS = 20.0
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -64,20 +62,6 @@ def test_nothing_acknowledged_is_lost_when_workers_are_killed(server: RegistryPr
     assert_told_something(clients)
 
 
-def start_in_time(server: RegistryProcess) -> None:
-    """Start the server and assert that it is ready soon, not counting what the machine gave to others meanwhile."""
-    began = time.monotonic()
-    server.start()
-    took = time.monotonic() - began
-    waited = sum(_waited_seconds(pid) for pid in server.tree()[:2])  # the parent, and one of its workers beside it
-    assert took - waited < READY_SECONDS, f"ready after {took:.1f} s, {waited:.1f} s of them waiting for a processor"
-
-
-def _waited_seconds(pid: int) -> float:
-    """Return how long a process was ready to run and did not get a processor."""
-    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
-
-
 def kill_one_worker(server: RegistryProcess, source: random.Random) -> None:
     """Kill one of the two workers; there are two again soon, since the parent replaces the dead."""
     assert until(lambda: len(server.tree()) == 3, seconds=READY_SECONDS), "a killed worker was not replaced"
@@ -93,7 +77,7 @@ def assert_all_there(server: RegistryProcess, checker: Checker, clients: Sequenc
         assert states.get(client.repository, type(client.state)()) == client.state, client.repository
     assert not checker.problems()
     assert_verified(server.data)
-    assert until(lambda: not checker.leftovers(), seconds=SWEEP_SECONDS), checker.leftovers()
+    assert_swept(checker)
     for client in clients:
         client.disconnect()
     assert server.running
@@ -110,9 +94,7 @@ def assert_clean_at_last(server: RegistryProcess, checker: Checker, clients: Seq
     expire_sessions(server.data)
     server.start()
 
-    assert until(lambda: not checker.leftovers(of_open_sessions=True), seconds=SWEEP_SECONDS), checker.leftovers(
-        of_open_sessions=True
-    )
+    assert_swept(checker, of_open_sessions=True)
     assert not checker.problems(rehash=True)
     server.stop()
 
