@@ -90,9 +90,7 @@ class RegistryProcess:
 
     def _spawn(self, command: Sequence[str]) -> Process:
         with self._log.open("ab") as log, self._errors.open("ab") as errors:
-            return subprocess.Popen(
-                command, stdout=log, stderr=errors, env=self._environment, start_new_session=True
-            )
+            return subprocess.Popen(command, stdout=log, stderr=errors, env=self._environment, start_new_session=True)
 
     def _ready_or_gone(self) -> bool:
         assert self._process is not None

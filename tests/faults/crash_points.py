@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from tests.capability.server import until
 from tests.faults.checker import Checker
@@ -71,6 +72,12 @@ class Ground:
         (self._client,) = new_clients(self.server.wire, 1, prefix="point", seed=seed)
         self._prepare()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.close()
+
     def _prepare(self) -> None:
         """Fill the base, and end with a kill: the log is not merged, a session is open, a staging file has no row."""
         self.server.start()
@@ -90,7 +97,7 @@ class Ground:
         return injector.calls
 
     def try_point(self, operation: Operation, point: int, when: When) -> bool:
-        """Kill at call `point` and assert that nothing is amiss; False if the operation ended before it came to that."""
+        """Kill at call `point` and assert that nothing is amiss; False if the operation was over before that."""
         injector, client = self._run(operation, point, when)
         if not injector.reached:
             return False

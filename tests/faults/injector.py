@@ -103,7 +103,9 @@ def install_filter() -> int:
 
     """
     if platform.machine() != "x86_64":
-        raise RuntimeError(f"crash points need x86-64, whose call numbers the filter knows; this is {platform.machine()}")
+        raise RuntimeError(
+            f"crash points need x86-64, whose call numbers the filter knows; this is {platform.machine()}"
+        )
     program = _program()
     instructions = ctypes.create_string_buffer(b"".join(program), 8 * len(program))
     pointer = ctypes.create_string_buffer(struct.pack("=HxxxxxxQ", len(program), ctypes.addressof(instructions)))
@@ -189,9 +191,7 @@ class Injector:
             call = self._receive()
             if call is None or self.reached:  # from then on nothing is answered: the tree is dying
                 continue
-            if not self._counts(call):
-                self._let(call)
-            elif len(self.calls) != self._point:
+            if not self._counts(call) or len(self.calls) != self._point:
                 self._let(call)
             else:
                 if self._when is When.AFTER:

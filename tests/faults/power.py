@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from tests.capability.content import digest_of
 from tests.capability.server import until
@@ -68,7 +68,7 @@ class Disk:
             image.truncate(file_system.image_bytes)
         _run(*file_system.mkfs, str(self._image))
 
-    def __enter__(self) -> "Disk":
+    def __enter__(self) -> Self:
         # A mount point of its own, whose mounts also appear in the namespaces made below it.
         _run("mount", "--bind", str(self.folder), str(self.folder))
         _run("mount", "--make-shared", str(self.folder))

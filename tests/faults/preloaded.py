@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from tests.capability.server import START_SECONDS, STOP_SECONDS, Process, RegistryProcess, until
+from tests.capability.server import HOST, START_SECONDS, STOP_SECONDS, Process, RegistryProcess, until
 from tests.faults.injector import Injector, When
-from tests.wire import WireError
+from tests.wire import Wire, WireError
 
 TOP = Path(__file__).parents[2]
 REQUEST_SECONDS = 60.0
@@ -33,7 +33,7 @@ class Preloaded:
         environment = {**os.environ, **({"PYTHONPATH": str(tree)} if tree else {})}
         with theirs:
             self._process = subprocess.Popen(
-                [*prefix, sys.executable, "-m", "tests.faults.preload"], stdin=theirs, cwd=TOP, env=environment
+                [*prefix, sys.executable, "-m", "tests.faults.preload"], stdin=theirs.fileno(), cwd=TOP, env=environment
             )
         self.pid = self._process.pid
         package = Path(self._answer()["package"])
@@ -123,7 +123,18 @@ class PreloadedRegistry(RegistryProcess):
     ) -> None:
         super().__init__(folder, settings)
         self.data = data or self.data
+        # Bound but not listening: the server may listen there, and no connection of another program takes the port
+        # while the server is down.
+        self._reserved = socket.socket()
+        self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._reserved.bind((HOST, 0))
+        self.wire = Wire(HOST, self._reserved.getsockname()[1])
         self._parent = parent
+
+    def close(self) -> None:
+        """Kill it, and give its port up."""
+        self.kill()
+        self._reserved.close()
 
     def start_injected(self, point: int | None = None, when: When | None = None) -> Injector:
         """Start under an injector, armed from the first call if `when` is given; return when ready or killed."""

@@ -24,8 +24,8 @@ def ground(seed: str) -> Iterator[Ground]:
     """Return the ground of all points, in memory: a kill leaves what the kernel was given, wherever that is kept."""
     folder = Path(tempfile.mkdtemp(prefix="lading-points-", dir="/dev/shm"))
     try:
-        with Preloaded() as parent:
-            yield Ground(folder, parent, seed)
+        with Preloaded() as parent, Ground(folder, parent, seed) as ground:
+            yield ground
     finally:
         shutil.rmtree(folder)
 

@@ -17,18 +17,22 @@ from tests.faults.verifying import assert_verified
 
 CLIENTS = 8
 LONGEST_LOAD_SECONDS = 1.5
+LIVES = range(10 if FULL else 1)
+"""Data directories that are begun anew: looking through one that only grows would take longer than the kills."""
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 
-def test_nothing_acknowledged_is_lost_when_the_server_is_killed(server: RegistryProcess, seed: str) -> None:
+@pytest.mark.parametrize("life", LIVES)
+def test_nothing_acknowledged_is_lost_when_the_server_is_killed(server: RegistryProcess, seed: str, life: int) -> None:
     """A 201 that a kill can take back is what people leave a registry for (I1, V1 to V5, V9, V10)."""
+    seed = f"{seed}/{life}"
     source = random.Random(seed)
     checker = Checker(server.data)
     clients: list[Client] = []
     server.start()
 
-    for cycle in range(200 if FULL else 20):
+    for cycle in range(50 if FULL else 20):
         newcomers = new_clients(server.wire, CLIENTS, prefix=f"cycle{cycle}", seed=f"{seed} {cycle}")
         clients += newcomers
         with Load(newcomers) as load:
@@ -43,15 +47,17 @@ def test_nothing_acknowledged_is_lost_when_the_server_is_killed(server: Registry
     assert_told_something(clients)
 
 
-def test_nothing_acknowledged_is_lost_when_workers_are_killed(server: RegistryProcess, seed: str) -> None:
+@pytest.mark.parametrize("life", LIVES)
+def test_nothing_acknowledged_is_lost_when_workers_are_killed(server: RegistryProcess, seed: str, life: int) -> None:
     """The others go on with what a dead worker has left: its half-written commits, its locks, its sessions (I9)."""
+    seed = f"{seed}/{life}"
     source = random.Random(seed)
     checker = Checker(server.data)
     clients = new_clients(server.wire, CLIENTS, prefix="workers", seed=seed)
     server.start()
 
     with Load(clients) as load:
-        for _ in range(100 if FULL else 15):
+        for _ in range(50 if FULL else 15):
             time.sleep(source.uniform(0.05, 0.6))
             kill_one_worker(server, source)
     assert until(lambda: len(server.tree()) == 3, seconds=READY_SECONDS), "a killed worker was not replaced"

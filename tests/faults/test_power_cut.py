@@ -10,7 +10,7 @@ from tests.faults.checker import Checker
 from tests.faults.conftest import FULL
 from tests.faults.load import Load
 from tests.faults.power import FILE_SYSTEMS, CutClient, Disk, FileSystem, Outage, await_cut, mounted, new_cut_clients
-from tests.faults.preloaded import Preloaded, PreloadedRegistry
+from tests.faults.preloaded import PreloadedRegistry
 from tests.faults.restarting import assert_swept, start_in_time
 
 CLIENTS = 4
@@ -33,8 +33,8 @@ def test_nothing_acknowledged_is_lost_in_a_power_cut(file_system: FileSystem, se
     acknowledged, cut = sum(client.acknowledged for client in clients), sum(client.cut_changes for client in clients)
     taken, refused = sum(client.taken for client in clients), sum(client.refused for client in clients)
     print(
-        f"{file_system.name}: {POINTS} of {POINTS} power cuts clean, {acknowledged} requests acknowledged, {cut} cut off;"
-        f" of the sessions open {taken} went on and {refused} were refused"
+        f"{file_system.name}: {POINTS} of {POINTS} power cuts clean, {acknowledged} requests acknowledged,"
+        f" {cut} changes cut off; of the sessions open {taken} went on and {refused} were refused"
     )
     assert cut, "no request was cut off, so this proves nothing"
 
@@ -65,13 +65,11 @@ def cut_again_and_again(
         finally:
             for client in clients:
                 client.disconnect()
-            server.kill()
+            server.close()
     return clients
 
 
-def cut_once(
-    disk: Disk, server: PreloadedRegistry, outage: Outage, clients: list[CutClient], *, linger: float
-) -> None:
+def cut_once(disk: Disk, server: PreloadedRegistry, outage: Outage, clients: list[CutClient], *, linger: float) -> None:
     """Have clients work until the power is cut; mount, start, and assert that they find what they were promised."""
     with Load(clients) as load:
         try:
