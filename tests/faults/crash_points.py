@@ -161,6 +161,7 @@ class Ground:
         finally:
             client.disconnect()
             self.server.kill()
+        self.server.assert_verified()
 
 
 def enumerate_points(ground: Ground, operation: Operation, when: When) -> Iterator[int]:

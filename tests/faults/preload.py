@@ -4,6 +4,7 @@ A command that runs in such a copy enters by the same `main`, and has its own se
 the second that the imports take.
 """
 
+import ctypes
 import gc
 import importlib
 import json
@@ -15,6 +16,8 @@ import sys
 from typing import Any, NoReturn
 
 from tests.faults.injector import install_filter
+
+PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
@@ -57,6 +60,7 @@ def _run(request: dict[str, Any], listener_goes_to: socket.socket) -> NoReturn:
     code = 70
     try:
         os.setsid()
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)  # nothing outlives the tests
         signal.signal(signal.SIGINT, signal.default_int_handler)
         for number, path in ((0, os.devnull), (1, request["stdout"]), (2, request["stderr"])):
             opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)

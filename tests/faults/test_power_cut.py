@@ -98,3 +98,4 @@ def assert_promises_kept(server: PreloadedRegistry, clients: list[CutClient], *,
     problems = checker.problems(rehash=rehash)
     assert not problems, problems
     assert_swept(checker)
+    server.assert_verified()
