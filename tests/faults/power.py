@@ -150,8 +150,8 @@ class Outage:
 class CutClient(Client):
     """A client whose server may lose its disk. From that moment on it believes nothing.
 
-    An fsync that overlaps the shutdown can return success for what the device never had: on ext4 and on XFS, a program
-    that does nothing but pwrite and fsync sees it once in fifty cuts. Where a plug is pulled, nobody is there to hear it.
+    An fsync that overlaps the shutdown can return success for what the device never had, on ext4 and on XFS: seen once
+    in fifty cuts, with nothing but pwrite and fsync. Where a plug is pulled, nobody is there to hear it.
     """
 
     def __init__(self, wire: Wire, repository: str, *, seed: str, shared: Sequence[bytes], outage: Outage) -> None:
