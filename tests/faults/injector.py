@@ -7,10 +7,12 @@ Stores through a memory map, as SQLite makes in its `-shm` file, are no system c
 file holds nothing that must outlive a crash.
 """
 
+import collections
 import contextlib
 import ctypes
 import enum
 import fcntl
+import itertools
 import os
 import platform
 import select
@@ -21,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 POLL_MILLISECONDS = 100
+SPINS = 20
 JOIN_SECONDS = 10.0
 MAX_PATH_BYTES = 4096
 PAGE_BYTES = 4096
@@ -163,6 +166,9 @@ class Injector:
         self._when = When.BEFORE
         self._armed = False
         self._killed = threading.Event()
+        self._held: collections.deque[_Notification] = collections.deque()
+        self._poll = select.poll()
+        self._poll.register(listener, select.POLLIN)
         self._thread = threading.Thread(target=self._serve, name="injector", daemon=True)
 
     @property
@@ -185,27 +191,29 @@ class Injector:
         os.close(self._listener)
 
     def _serve(self) -> None:
-        poll = select.poll()
-        poll.register(self._listener, select.POLLIN)
-        while not any(event & select.POLLHUP for _, event in poll.poll(POLL_MILLISECONDS)):
-            call = self._receive()
+        while not self._hung_up():
+            call = self._held.popleft() if self._held else self._receive(POLL_MILLISECONDS)
             if call is None or self.reached:  # from then on nothing is answered: the tree is dying
                 continue
-            if not self._counts(call) or len(self.calls) != self._point:
+            if not self._counts(call):
                 self._let(call)
-            else:
-                if self._when is When.AFTER:
-                    self._let(call)
-                    self._await_return(call, poll)
+                continue
+            at_point = len(self.calls) == self._point
+            if not at_point or self._when is When.AFTER:
+                self._let(call)
+                self._await_return(call)
+            if at_point:
                 self._killed.set()
                 self._kill()
 
-    def _receive(self) -> _Notification | None:
-        buffer = bytearray(_NOTIFICATION.size)
-        poll = select.poll()
-        poll.register(self._listener, select.POLLIN)
-        if not any(event & select.POLLIN for _, event in poll.poll(0)):
+    def _hung_up(self) -> bool:
+        """Tell whether no process has the filter any more."""
+        return any(event & select.POLLHUP for _, event in self._poll.poll(0))
+
+    def _receive(self, milliseconds: int) -> _Notification | None:
+        if not any(event & select.POLLIN for _, event in self._poll.poll(milliseconds)):
             return None
+        buffer = bytearray(_NOTIFICATION.size)
         try:
             fcntl.ioctl(self._listener, _NOTIF_RECV, buffer)
         except FileNotFoundError:  # the thread was killed meanwhile
@@ -217,15 +225,21 @@ class Injector:
         with contextlib.suppress(FileNotFoundError):
             fcntl.ioctl(self._listener, _NOTIF_SEND, _RESPONSE.pack(call.id, 0, 0, _CONTINUE))
 
-    def _await_return(self, call: _Notification, poll: select.poll) -> None:
-        """Wait until the call is over: its thread is in another one, or asks for the next. Others are held."""
+    def _await_return(self, call: _Notification) -> None:
+        """Wait until the call is over: its thread is in another one, or asks for the next. Others are held meanwhile.
+
+        Without this, a call could be counted and not have happened yet when the tree is killed at a later one.
+        """
         state = Path(f"/proc/{call.thread}/syscall")
-        while True:
-            if poll.poll(1) and (following := self._receive()) and following.thread == call.thread:
-                return
+        for turn in itertools.count():
+            following = self._receive(int(turn > SPINS))
+            if following is not None:
+                self._held.append(following)
+                if following.thread == call.thread:
+                    return
             try:
                 now = state.read_text().split()[0]
-            except OSError:
+            except OSError:  # killed, or at its end
                 return
             if now not in {"running", str(call.number)}:
                 return
