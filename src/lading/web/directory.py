@@ -34,12 +34,11 @@ class Claim:
 
     def ends_within(self, seconds: float) -> None:
         """Let a server that is started now wait for this one, which is stopping."""
-        self.write(f"{os.getpid()} stops within {seconds:.0f} s\n")
+        self.write(f"{os.getpid()} stops within {seconds:.0f} s")
 
     def write(self, text: str) -> None:
-        """Say who holds the lock."""
-        os.ftruncate(self.lock, 0)
-        os.pwrite(self.lock, text.encode(), 0)
+        """Say who holds the lock, in one write of always the same length: others read it meanwhile."""
+        os.pwrite(self.lock, f"{text:<{LOCK_TEXT_BYTES - 1}}\n".encode(), 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +88,7 @@ def claimed(data: Path) -> Iterator[Claim]:
         try:
             _probe(place)
             claim = Claim(lock)
-            claim.write(f"{os.getpid()}\n")
+            claim.write(str(os.getpid()))
         except OSError as error:
             raise _refusal(place, "written", error) from error
         yield claim
