@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Self
 
 import pytest
+import sqlalchemy as sa
 from pysqlite3 import dbapi2
 
 from lading.app import DATABASE
+from lading.metadata.verify import ReadOnlyDatabase
 from lading.storage.verify import THREADS
 from lading.upkeep.verify import Report, Verification
 from tests.capability.content import LARGE_BYTES, digest_of, random_content
@@ -23,7 +25,7 @@ from tests.capability.repository import Repository, with_digest
 from tests.capability.server import LADING, RegistryProcess
 from tests.faults.conftest import FULL
 from tests.faults.load import Load, new_clients
-from tests.faults.sound import APP, CONFIG, COPY, FIRST, LAYER, NAMES, OPEN_BYTES, Sound, written
+from tests.faults.sound import APP, CONFIG, COPY, FIRST, LAYER, NAMES, OPEN, OPEN_BYTES, Sound, written
 from tests.faults.verifying import VERIFY_SECONDS, verify
 
 BIG_BYTES = 64 * 2**30
@@ -278,30 +280,67 @@ def test_what_is_removed_while_it_looks_is_no_finding(sound: Sound, tmp_path: Pa
 
     with contextlib.closing(dbapi2.connect(str(sound.data / DATABASE))) as beside:
         beside.execute("SELECT count(*) FROM blobs").fetchone()  # as a server would, so that there is a log
-        report = Verification(sound.data, sound.data / DATABASE, quick=False, progress=AtFirstPiece(collect)).run()
+        report = Verification(
+            sound.data, sound.data / DATABASE, quick=False, progress=AtFirstPiece("objects", collect)
+        ).run()
 
     assert not path.exists()
     assert not report.findings
 
 
-class AtFirstPiece:
-    """Does something when the first piece of an object was hashed; all threads wait for it."""
+def test_an_upload_that_ends_while_it_looks_is_no_finding(sound: Sound, tmp_path: Path) -> None:
+    """The page names it, and then its row and its file are gone: it asks for the row again."""
+    with running(tmp_path) as server:
+        repository = Repository(server.wire, APP)
+        locations = [repository.start_upload() for _ in range(4)]
+        for location in locations:
+            repository.send("PATCH", location, body=OPEN).expect(202)
 
-    def __init__(self, action: Callable[[], None]) -> None:
+        def cancel() -> None:
+            for location in locations:
+                repository.send("DELETE", location)
+
+        progress = AtFirstPiece("uploads", cancel)
+        report = Verification(sound.data, sound.data / DATABASE, quick=False, progress=progress).run()
+
+    assert progress.acted
+    assert not report.findings
+
+
+def test_a_look_during_which_somebody_wrote_is_repeated(sound: Sound) -> None:
+    """Where no log was, SQLite is told that nobody writes; a server that starts just then makes that untrue."""
+    looks: list[sa.Connection] = []
+
+    def look(tx: sa.Connection) -> int:
+        if not looks:
+            sound.change("UPDATE repositories SET manifest_count = 77")
+        looks.append(tx)
+        return int(tx.exec_driver_sql("SELECT max(manifest_count) FROM repositories").scalar_one())
+
+    assert ReadOnlyDatabase(sound.data / DATABASE).read(look) == 77
+    assert len(looks) == 2
+
+
+class AtFirstPiece:
+    """Does something when the first piece of a stage was hashed; all threads wait for it."""
+
+    def __init__(self, stage: str, action: Callable[[], None]) -> None:
+        self.acted = False
+        self._stage = stage
+        self._action = action
         self._lock = threading.Lock()
-        self._action: Callable[[], None] | None = action
-        self._stage: tuple[str, int | None, bool] = ("", None, False)
+        self._present: tuple[str, int | None, bool] = ("", None, False)
 
     def begin(self, stage: str, total: int | None, *, of_bytes: bool = False) -> None:
         """Remember the stage."""
-        self._stage = (stage, total, of_bytes)
+        self._present = (stage, total, of_bytes)
 
     def advance(self, amount: int) -> None:
         """Act once."""
         with self._lock:
-            if amount and self._stage[0] == "objects" and self._action:
+            if amount and self._present[0] == self._stage and not self.acted:
                 self._action()
-                self._action = None
+                self.acted = True
 
 
 class Uploading:

@@ -4,7 +4,7 @@ Nothing is pinned while files are read: a look lasts as long as one statement, o
 """
 
 import urllib.parse
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -280,45 +280,26 @@ def holders_of(tx: sa.Connection, blob_id: int) -> tuple[str, ...]:
     return tuple(found.scalars())
 
 
-def unaccounted(tx: sa.Connection, objects: Sequence[tuple[str, str]]) -> list[str]:
-    """Return those of the objects, given as key and upload id, that neither a blob, a session nor the doomed list has.
-
-    The keys must have been listed before: a commit swaps the session's row for the extent at once.
-    """
-    left: list[str] = []
-    for page in _pages(objects):
-        found = dict(page)
-        found = _without(tx, _extents_named(found), found)
-        if found:  # the doomed list has no index on keys, and few keys come so far
-            found = _without(
-                tx, sa.select(doomed_objects.c.object_key).where(doomed_objects.c.object_key.in_(found)), found
-            )
-        open_sessions = set(_open(tx, list(found.values()))) if found else set()
-        left += [key for key, upload_id in found.items() if upload_id not in open_sessions]
+def unaccounted(tx: sa.Connection, object_keys: Sequence[str]) -> set[str]:
+    """Return those of the objects that neither a blob has nor the list of the doomed."""
+    left: set[str] = set()
+    for page in _pages(object_keys):
+        named = sa.select(blob_extents.c.object_key).where(
+            blob_extents.c.store_id.in_(sa.select(stores.c.id)), blob_extents.c.object_key.in_(page)
+        )
+        left |= {*page} - {*tx.execute(named).scalars()}
+    for page in _pages(list(left)):  # the doomed list has no index on keys, and few keys come so far
+        doomed = sa.select(doomed_objects.c.object_key).where(doomed_objects.c.object_key.in_(page))
+        left -= {*tx.execute(doomed).scalars()}
     return left
-
-
-def _extents_named(keys: Iterable[str]) -> sa.Select[str]:
-    return sa.select(blob_extents.c.object_key).where(
-        blob_extents.c.store_id.in_(sa.select(stores.c.id)), blob_extents.c.object_key.in_(list(keys))
-    )
-
-
-def _without(tx: sa.Connection, statement: sa.Select[str], found: dict[str, str]) -> dict[str, str]:
-    known = set(tx.execute(statement).scalars())
-    return {key: upload_id for key, upload_id in found.items() if key not in known}
 
 
 def without_session(tx: sa.Connection, upload_ids: Sequence[str]) -> list[str]:
     """Return those ids that no session has."""
     known: set[str] = set()
     for page in _pages(upload_ids):
-        known.update(_open(tx, page))
+        known.update(tx.execute(sa.select(uploads.c.id).where(uploads.c.id.in_(page))).scalars())
     return [upload_id for upload_id in upload_ids if upload_id not in known]
-
-
-def _open(tx: sa.Connection, upload_ids: Sequence[str]) -> Iterable[str]:
-    return tx.execute(sa.select(uploads.c.id).where(uploads.c.id.in_(upload_ids))).scalars()
 
 
 def _pages(items: Sequence[T]) -> Iterator[Sequence[T]]:

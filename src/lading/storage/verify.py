@@ -28,8 +28,8 @@ _AHEAD = 4 * THREADS
 _FOLDER = re.compile(r"[0-9a-f]{2}")
 _OBJECT = re.compile(r"([0-9a-f]{2})[0-9a-f]{62}(?:[0-9a-f]{64})?\.([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 _NEW_MARKER = Path(MARKER).with_suffix(".new").name
-# A start tries with files of such names whether the disk can link, and may have been killed at it.
-_PROBES = ".probe"
+# A start tries with files of that name whether the disk can link, and may have been killed at it.
+_PROBE = ".probe"
 
 
 class Condition(Enum):
@@ -83,33 +83,26 @@ class Files:
         while ahead:
             yield ahead.popleft().done()
 
-    def listing(self) -> Iterator[tuple[list[tuple[str, str]], list[str]]]:
-        """Yield, a folder at a time, the objects as key and upload id, and the paths of what is none."""
-        strays = []
-        folders = []
-        for name in _names(self._objects):
-            if _FOLDER.fullmatch(name) and (self._objects / name).is_dir():
-                folders.append(name)
-            elif name not in {MARKER, _NEW_MARKER}:
-                strays.append(f"objects/{name}")
-        yield [], strays
+    def listing(self) -> Iterator[tuple[dict[str, str], list[str]]]:
+        """Yield, a folder at a time, the objects, key to upload id, and the paths of what is none."""
+        names = _names(self._objects)
+        folders = [name for name in names if _FOLDER.fullmatch(name) and (self._objects / name).is_dir()]
+        yield {}, [f"objects/{name}" for name in names if name not in {*folders, MARKER, _NEW_MARKER}]
         for folder in folders:
-            names = _names(self._objects / folder)
-            matches = {name: _OBJECT.fullmatch(name) for name in names}
-            objects = [
-                (f"{folder}/{name}", match[2]) for name, match in matches.items() if match and match[1] == folder
-            ]
-            known = {key for key, _ in objects}
-            yield (
-                objects,
-                [f"objects/{folder}/{name}" for name in names if f"{folder}/{name}" not in known and name != _PROBES],
-            )
+            objects, strays = {}, []
+            for name in _names(self._objects / folder):
+                match = _OBJECT.fullmatch(name)
+                if match and match[1] == folder:
+                    objects[f"{folder}/{name}"] = match[2]
+                elif name != _PROBE:
+                    strays.append(f"objects/{folder}/{name}")
+            yield objects, strays
 
     # Staging files
 
     def staged(self) -> list[str]:
         """Return the names of all staging files."""
-        return [name for name in _names(self._uploads) if name != _PROBES]
+        return [name for name in _names(self._uploads) if name != _PROBE]
 
     def staging_age_seconds(self, name: str, now: float) -> float | None:
         """Return how long ago the staging file was last written, or None when it is not there."""

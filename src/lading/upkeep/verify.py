@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Concatenate, ParamSpec, Protocol
@@ -277,22 +277,22 @@ class Verification:
             for path in filter(self._files.there, strays):
                 yield Fault("file-stray", "neither a row nor an upload knows this file", path=path)
             suspects = self._unaccounted(objects)
-            for key, _ in self._unaccounted(suspects):
-                yield Fault("object-unreferenced", "no blob has its bytes there", path=f"objects/{key}")
+            for object_key in self._unaccounted(suspects):  # a commit may have come between the row and the file
+                yield Fault("object-unreferenced", "no blob has its bytes there", path=f"objects/{object_key}")
 
-    def _unaccounted(self, objects: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-        """Return those objects that neither a row nor a staging file leads to, and that are still there.
+    def _unaccounted(self, objects: Mapping[str, str]) -> Mapping[str, str]:
+        """Return those objects, with their upload ids, that neither a row nor a staging file leads to.
 
-        What a killed commit leaves is found by its staging file, and removed with it.
+        What a commit on its way has made, or a killed one leaves, has its staging file: the sweep removes both.
         """
         if not objects:
-            return []
-        keys = set(self._database.read(unaccounted, objects))
-        return [
-            (key, upload_id)
-            for key, upload_id in objects
-            if key in keys and not self._files.there(f"uploads/{upload_id}") and self._files.there(f"objects/{key}")
-        ]
+            return {}
+        keys = self._database.read(unaccounted, list(objects))
+        return {
+            key: objects[key]
+            for key in sorted(keys)
+            if not self._files.there(f"uploads/{objects[key]}") and self._files.there(f"objects/{key}")
+        }
 
     # Upload sessions
 
