@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import errno
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,7 +15,7 @@ from lading.metadata import stores
 from lading.metadata.database import Database, create_engine
 from lading.metadata.times import now_us
 from lading.metadata.upgrade import upgrade
-from lading.oci.errors import DataDirectoryUnusable, DiskFull, StoreMismatch
+from lading.oci.errors import DatabaseUnusable, DataDirectoryUnusable, DiskFull, StoreMismatch
 from lading.registry.blobs import Blobs
 from lading.registry.manifests import Manifests
 from lading.registry.referrers import Referrers
@@ -28,6 +27,7 @@ from lading.settings import Settings
 from lading.storage import identity
 from lading.storage.disk import DiskStore
 from lading.storage.identity import Marker
+from lading.storage.space import FULL, Space
 from lading.upkeep import jobs
 from lading.upkeep.expiry import Expiry
 from lading.upkeep.jobs import Job
@@ -39,6 +39,7 @@ DATABASE = "lading.db"
 SNAPSHOTS = "snapshots"
 _EXPIRY_SECONDS = 3600.0
 _SWEEP_SECONDS = 3600.0
+_BALLAST_SECONDS = 5.0
 
 
 def prepare(settings: Settings) -> None:
@@ -49,18 +50,34 @@ def prepare(settings: Settings) -> None:
 
     """
     data = settings.data
-    store = DiskStore(data)
+    space = _space(settings)
+    store = DiskStore(data, space)
     try:
+        if space.is_exhausted():
+            space.give_up_ballast()
         upgrade(data / DATABASE, data / SNAPSHOTS)
         with create_engine(data / DATABASE).connect() as connection:
             check_identity(connection, data)
         store.prepare()
+        space.hold_ballast()
+    except (DatabaseUnusable, sa.exc.DBAPIError) as error:
+        if space.is_exhausted():  # the database says many things when it finds no room for its log's index
+            raise _disk_full(data) from error
+        raise
     except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise DiskFull(f"no room in {data}", "free some space on that disk and start again") from error
+        if error.errno in FULL:
+            raise _disk_full(data) from error
         raise DataDirectoryUnusable(f"{data} cannot be used: {error.strerror}", "name another with --data") from error
     finally:
         store.close()
+
+
+def _space(settings: Settings) -> Space:
+    return Space(settings.data, floor_bytes=settings.storage.min_free_bytes)
+
+
+def _disk_full(data: Path) -> DiskFull:
+    return DiskFull(f"the disk of {data} is full", "make some room on that disk and start again")
 
 
 def check_identity(connection: sa.Connection, data: Path) -> None:
@@ -102,9 +119,9 @@ def check_identity(connection: sa.Connection, data: Path) -> None:
 async def open_application(settings: Settings, policy: Policy | None = None) -> AsyncIterator[ASGIApp]:
     """Build the application in a worker, after the fork, and close it in reverse at the end."""
     async with contextlib.AsyncExitStack() as stack:
-        store = DiskStore(settings.data)
+        store = DiskStore(settings.data, _space(settings), max_staged_bytes=settings.uploads.max_bytes)
         stack.callback(store.close)
-        database = Database(settings.data / DATABASE)
+        database = Database(settings.data / DATABASE, store.space)
         stack.callback(database.close)
         access_log = AccessLog(settings.log.format)
         stack.callback(access_log.close)
@@ -128,6 +145,7 @@ def _registry(settings: Settings, database: Database, store: DiskStore, store_id
         ttl_seconds=settings.uploads.ttl_seconds,
         max_blob_bytes=settings.blobs.max_bytes,
         inline_max_bytes=settings.blobs.inline_max_bytes,
+        max_sessions=settings.uploads.max_sessions,
     )
     deletes_enabled = settings.deletes.enabled
     return Registry(
@@ -151,4 +169,5 @@ def _jobs(
             expiry.end_expired_sessions,
         ),
         Job("sweep staging files", _SWEEP_SECONDS, expiry.sweep_staging_files),
+        Job("hold the ballast", _BALLAST_SECONDS, store.hold_ballast),
     )

@@ -117,6 +117,27 @@ class Uploads(Section):
     ttl_seconds: int = Field(
         default=604800, ge=1, description="An upload session ends this long after its start, finished or not."
     )
+    max_sessions: int = Field(
+        default=10000, ge=1, description="Most upload sessions open at the same time; more are refused with 429."
+    )
+    max_bytes: int | None = Field(
+        default=None,
+        ge=1,
+        description="Most bytes that unfinished uploads may have together; more are refused with 429. "
+        "`null` is no limit but `storage.min_free_bytes`.",
+    )
+
+
+class Storage(Section):
+    """The disk of the data directory."""
+
+    min_free_bytes: int | None = Field(
+        default=None,
+        ge=0,
+        description="Room that stays free: pushes are refused with 507 below it, pulls and deletes go on. "
+        "A quarter of it more is held by the ballast, which deletes get when the disk is full.",
+        json_schema_extra={"default": "64 MiB, or an eighth of a smaller disk"},
+    )
 
 
 class Manifests(Section):
@@ -159,6 +180,7 @@ class Settings(Section):
     http: Http = Field(default_factory=Http)
     blobs: Blobs = Field(default_factory=Blobs)
     uploads: Uploads = Field(default_factory=Uploads)
+    storage: Storage = Field(default_factory=Storage)
     manifests: Manifests = Field(default_factory=Manifests)
     deletes: Deletes = Field(default_factory=Deletes)
     lists: Lists = Field(default_factory=Lists)

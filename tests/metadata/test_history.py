@@ -56,7 +56,7 @@ class House:
             await self.database.write(stores.create, "disk", "store", "database", at_us=1)
         store = await self.database.read(stores.find)
         assert store is not None
-        limits = UploadLimits(ttl_seconds=60, max_blob_bytes=None, inline_max_bytes=INLINE_BYTES)
+        limits = UploadLimits(ttl_seconds=60, max_blob_bytes=None, inline_max_bytes=INLINE_BYTES, max_sessions=1000)
         self.uploads = Uploads(self.database, self.store, store_id=store.id, limits=limits)
 
     async def put(self, payload: bytes, *names: Tag, actor: str = "ann", repository: str = APP) -> Digest:

@@ -164,6 +164,7 @@ VALUES: Mapping[str, tuple[Values, ...]] = {
     ),
     "uploads._FINISH": ({"upload_id": "u1"}, {"upload_id": "absent"}),
     "uploads._EXPIRED": ({"at_us": 3000, "entries": 10}, {"at_us": 1, "entries": 10}),
+    "uploads._COUNT": ({},),
     "uploads._EXISTS": ({"upload_id": "u1"}, {"upload_id": "absent"}),
 }
 

@@ -21,6 +21,8 @@ CHANGES = {name: prepared for name, prepared in statements().items() if name not
 SORTS_A_HANDFUL = {"manifests._HOLDING_BLOB"}
 # These look for a few examples, whichever they are.
 ANY_WILL_DO = {"manifests._HOLDING_BLOB", "blobs._HOLDERS"}
+# SQLite adds up the entries of an index's pages without looking at one: ten microseconds for ten thousand.
+COUNTS_PAGES = {"uploads._COUNT"}
 SUBJECT = Digest.of(b"subject")
 
 Question = Callable[[sa.Connection], object]
@@ -131,7 +133,7 @@ def steps(connection: sa.Connection, question: Question, results: int) -> int:
     return counted
 
 
-@pytest.mark.parametrize("name", QUERIES)
+@pytest.mark.parametrize("name", sorted(QUERIES.keys() - COUNTS_PAGES))
 def test_a_query_goes_by_an_index_and_in_its_order(connection: sa.Connection, name: str) -> None:
     """A scan or a sort reads all there is for a page of a hundred, on the loop that all others wait for."""
     found = plan(connection, QUERIES[name])
@@ -148,6 +150,16 @@ def test_a_change_finds_its_rows_by_an_index(connection: sa.Connection, name: st
     found = plan(connection, CHANGES[name])
 
     assert not [step for step in found if re.search(r"\bSCAN\b", step)], found
+
+
+def test_counting_sessions_counts_pages(connection: sa.Connection) -> None:
+    """Each start of an upload counts them, in the one transaction that all writers wait for."""
+    text = f"EXPLAIN {QUERIES['uploads._COUNT'].text}"
+
+    operations = [row[1] for row in connection.exec_driver_sql(text)]
+
+    assert "Count" in operations
+    assert "Next" not in operations
 
 
 def test_the_catalog_walks_only_repositories_that_have_something(connection: sa.Connection) -> None:

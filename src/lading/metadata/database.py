@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar
 
 import sqlalchemy as sa
 import structlog
@@ -34,9 +34,12 @@ _READER_CACHE_KIB = 64 * 1024
 _WRITER_CACHE_KIB = 8 * 1024
 _BUSY_MILLISECONDS = 5000
 _MAX_GROUP = 256
-_GROUPS_PER_CHECKPOINT = 512
+_LOG_FRAMES_BEFORE_CHECKPOINT = 2000
+"""8 MiB: a full disk then has little to move, and the log's shared index stays within its first 32 KiB."""
+_LOG_FRAMES_WHEN_SCARCE = 64
+"""A log that took the last room could not be moved: the database file has to grow for it."""
 _IDLE_SECONDS_BEFORE_CHECKPOINT = 1.0
-_LOG_BYTES_KEPT = 64 * 1024 * 1024
+_LOG_BYTES_KEPT = 16 * 1024 * 1024
 _WRITE_SECONDS = 30.0
 _SCAN_THREADS = 2
 
@@ -144,6 +147,7 @@ class _Job:
     function: Callable[[sa.Connection], Any]
     loop: asyncio.AbstractEventLoop
     future: "asyncio.Future[Any]"
+    frees_space: bool
     result: Any = None
     error: BaseException | None = None
 
@@ -156,14 +160,26 @@ class _Job:
             self.future.set_exception(self.error)
 
 
+class Room(Protocol):
+    """What the writer asks of the disk that the database is on."""
+
+    def is_scarce(self) -> bool:
+        """Tell whether what is left is for deletes."""
+        ...
+
+    def give_up_ballast(self) -> bool:
+        """Free what is kept for a full disk; False when there is nothing."""
+        ...
+
+
 class Database:
     """One worker's door to the database. Open it after the fork, on the event loop that will use it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, room: Room | None = None) -> None:
         self._reader = create_engine(path, cache_kib=_READER_CACHE_KIB, busy_milliseconds=0).connect()
         self._patient = create_engine(path, pool=sa.QueuePool)
         self._threads = ThreadPoolExecutor(_SCAN_THREADS, "lading-scan")
-        self._writer = _Writer(path)
+        self._writer = _Writer(path, room)
         self._writer.start()
 
     async def read(
@@ -206,9 +222,18 @@ class Database:
             StorageFull: no room; nothing was written.
 
         """
+        return await self._write(lambda tx: function(tx, *args, **kwargs), frees_space=False)
+
+    async def release(
+        self, function: Callable[Concatenate[sa.Connection, P], T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Do what `write` does, for a function that ends or deletes something: on a full disk it gets the ballast."""
+        return await self._write(lambda tx: function(tx, *args, **kwargs), frees_space=True)
+
+    async def _write(self, function: Callable[[sa.Connection], T], *, frees_space: bool) -> T:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self._writer.jobs.put(_Job(lambda tx: function(tx, *args, **kwargs), loop, future))
+        self._writer.jobs.put(_Job(function, loop, future, frees_space))
         try:
             async with asyncio.timeout(_WRITE_SECONDS):
                 return await future
@@ -229,38 +254,81 @@ class _Writer(threading.Thread):
     """The one thread of this process that writes: its queue goes into one transaction, then all are answered."""
 
     path: Path
+    room: Room | None
     jobs: "queue.SimpleQueue[_Job | None]" = field(default_factory=queue.SimpleQueue)
 
     def __post_init__(self) -> None:
         super().__init__(name="lading-writer", daemon=True)
-        self._connection = create_engine(self.path).connect()
+        self._engine = create_engine(self.path)
+        self._connection: sa.Connection | None = self._engine.connect()
         self._lock = WriteLock(self.path)
 
     def run(self) -> None:
         """Serve the queue until it holds None. No fault of one group ends the thread: it fails that group."""
-        with self._connection, contextlib.closing(self._lock):
-            groups = 0
+        with contextlib.closing(self._lock):
+            in_log = False
             while True:
-                group = self._next_group(wait=_IDLE_SECONDS_BEFORE_CHECKPOINT if groups else None)
+                group = self._next_group(wait=_IDLE_SECONDS_BEFORE_CHECKPOINT if in_log else None)
                 if group:
+                    in_log = True
                     self._commit(group)
-                    groups += 1
-                stopping = group is None
-                if stopping or not group or groups >= _GROUPS_PER_CHECKPOINT:
-                    _checkpoint(self._connection, self._lock)
-                    groups = 0
-                if stopping:
+                if not group or self._is_log_long():
+                    self._checkpoint()
+                    in_log = False
+                if group is None:
+                    self._drop_connection()
                     return
 
     def _commit(self, group: list[_Job]) -> None:
         try:
             with self._lock:
-                commit_group(self._connection, group)
+                connection = self._connected()
+                commit_group(connection, group)
+                if short := [job for job in group if isinstance(job.error, StorageFull)]:
+                    self._commit_with_room(connection, short)
         except Exception:
             log.exception("a group could not be committed")
             for job in group:
                 job.result, job.error = None, Internal()
+        if any(isinstance(job.error, Internal) for job in group):
+            self._drop_connection()  # after an I/O error, what it has in memory is not built upon
         _answer(group)
+
+    def _commit_with_room(self, connection: sa.Connection, group: list[_Job]) -> None:
+        """Try again with the log's room; then once more, for what frees space alone, with the ballast's."""
+        _checkpoint(connection)
+        commit_group(connection, group)
+        short = [job for job in group if job.frees_space and isinstance(job.error, StorageFull)]
+        if short and self.room and self.room.give_up_ballast():
+            _checkpoint(connection)
+            commit_group(connection, short)
+
+    def _connected(self) -> sa.Connection:
+        if self._connection is None:
+            self._connection = self._engine.connect()
+        return self._connection
+
+    def _drop_connection(self) -> None:
+        if self._connection is not None:
+            with contextlib.suppress(sa.exc.DBAPIError):
+                self._connection.close()
+            self._connection = None
+
+    def _is_log_long(self) -> bool:
+        try:
+            _, frames, _ = self._connected().exec_driver_sql("PRAGMA wal_checkpoint(NOOP)").one()
+        except (sa.exc.DBAPIError, LadingError):
+            return True
+        if frames < _LOG_FRAMES_WHEN_SCARCE:
+            return False
+        return bool(frames >= _LOG_FRAMES_BEFORE_CHECKPOINT or (self.room and self.room.is_scarce()))
+
+    def _checkpoint(self) -> None:
+        try:
+            with self._lock:
+                _checkpoint(self._connected())
+        except (OSError, sa.exc.DBAPIError, LadingError) as error:
+            log.warning("checkpoint failed; it will be tried again", error=str(error))
 
     def _next_group(self, wait: float | None) -> list[_Job] | None:
         """Return the jobs to do together; empty after `wait` idle seconds, None when asked to stop."""
@@ -308,18 +376,22 @@ class WriteLock:
 
 
 def commit_group(connection: sa.Connection, group: Sequence[_Job]) -> None:
-    """Run the jobs in one transaction, each in a savepoint; at the end every job has a result or an error."""
+    """Run the jobs in one transaction, each in a savepoint; at the end every job has a result or an error.
+
+    Where a commit's sync fails, SQLite takes the transaction's frames back,
+    and the next one writes all of its own in their place: no later sync can pass for the failed one.
+    """
     raw: Any = connection.connection.dbapi_connection
     try:
         raw.execute("BEGIN IMMEDIATE")
         for job in group:
             raw.execute("SAVEPOINT job")
             try:
-                job.result = job.function(connection)
+                job.result, job.error = job.function(connection), None
             except Exception as error:
                 if not raw.in_transaction:  # a full disk makes SQLite undo all of it
                     raise
-                job.error = translate(error)
+                job.result, job.error = None, translate(error)
                 raw.execute("ROLLBACK TO job")
             raw.execute("RELEASE job")
         raw.execute("COMMIT")
@@ -342,11 +414,11 @@ def _answer(group: Sequence[_Job]) -> None:
         log.debug("answers dropped at stop", jobs=len(group))
 
 
-def _checkpoint(connection: sa.Connection, lock: WriteLock) -> None:
+def _checkpoint(connection: sa.Connection) -> None:
+    """Move the log into the database file, under the write lock. What cannot be moved now stays in the log, safe."""
     try:
-        with lock:
-            connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)")
-    except (OSError, sa.exc.DBAPIError) as error:
+        connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)")
+    except sa.exc.DBAPIError as error:
         log.warning("checkpoint failed; it will be tried again", error=str(error))
 
 

@@ -12,7 +12,7 @@
         |-- UploadInvalid  SizeInvalid  ManifestInvalid  ManifestBlobUnknown  RequestInvalid  400
         |-- Unauthorized 401  Denied 403
         |-- MethodNotAllowed  DeleteDisabled  BlobInUse                                     405
-        |-- BodyTimeout 408  BodyTooLarge 413  TargetTooLong 414  HeadersTooLarge 431
+        |-- BodyTimeout 408  BodyTooLarge 413  TargetTooLong 414  TooManyUploads 429  HeadersTooLarge 431
         |-- RangeUnsatisfiable  ChunkOutOfOrder                                             416
         `-- Internal (SyncFailed) 500  Busy 503  StorageFull 507
 
@@ -292,6 +292,15 @@ class ChunkOutOfOrder(RegistryError):
         super().__init__(message, headers=headers)
 
 
+class TooManyUploads(RegistryError):
+    """More unfinished uploads than a setting allows, by number or by bytes; those that are open go on."""
+
+    status, code = 429, "TOOMANYREQUESTS"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers={"Retry-After": "30"})
+
+
 class Internal(RegistryError):
     """A fault of ours; the log has the story under the request id."""
 
@@ -314,6 +323,10 @@ class Busy(RegistryError):
 
 
 class StorageFull(RegistryError):
-    """The disk is full; reads and deletes go on."""
+    """The disk is full, or has less room than `storage.min_free_bytes`; reads and deletes go on."""
 
-    status, code, message = 507, "UNAVAILABLE", "the registry's disk is full; try again when there is room"
+    status, code, message = (
+        507,
+        "UNAVAILABLE",
+        "the registry's disk is full; pulls and deletes go on. Its operator has to make room on it; then push again",
+    )

@@ -1,5 +1,6 @@
 """Blobs: stat, open, mount, delete. A blob exists where a row says so and its bytes are there (E1, E3)."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from lading.metadata.blobs import Blob, LinkedBlob
 from lading.metadata.database import Database
 from lading.metadata.times import now_us
 from lading.oci.digest import Digest
-from lading.oci.errors import BlobInUse, BlobUnknown, DeleteDisabled
+from lading.oci.errors import BlobInUse, BlobUnknown, DeleteDisabled, StorageFull
 from lading.storage.disk import DiskObject, DiskStore
 
 log = structlog.get_logger(__name__)
@@ -46,13 +47,8 @@ class Blobs:
 
         """
         linked = await self._find(repository, digest)
-        at_us = now_us()
-        if (
-            for_push
-            and linked.keep_until_us < at_us + garbage.LEASE_US // 2
-            and not await self._database.write(blobs.extend_lease, linked.repo_id, linked.blob.id, at_us=at_us)
-        ):
-            raise BlobUnknown
+        if for_push and linked.keep_until_us < now_us() + garbage.LEASE_US // 2:
+            await self._extend_lease(linked)
         return linked.blob.content_bytes
 
     async def open(self, repository: str, digest: Digest) -> OpenBlob:
@@ -87,7 +83,7 @@ class Blobs:
         """
         if not self._deletes_enabled:
             raise DeleteDisabled(("GET", "HEAD"))
-        await self._database.write(_delete, repository, digest, actor, now_us())
+        await self._database.release(_delete, repository, digest, actor, now_us())
 
     async def mount(
         self, repository: str, digest: Digest, *, source: str | None, may_pull: Callable[[str], bool], actor: str
@@ -95,7 +91,12 @@ class Blobs:
         """Show a blob of `source` to `repository` as well; False when that cannot be, for whatever reason.
 
         Without a source, any repository that holds the blob and that the caller may pull from will do (I4).
+
+        Raises:
+            StorageFull: the disk's last room is for deletes.
+
         """
+        self._store.space.refuse_if_scarce()
         sources = [source] if source else await self._database.scan(blobs.holders, digest, entries=_MAX_HOLDERS_ASKED)
         for candidate in sources:
             if not may_pull(candidate):
@@ -108,6 +109,11 @@ class Blobs:
     def is_whole(self, blob: Blob) -> bool:
         """Tell whether the blob's bytes are where its row says, with the right length."""
         return blob.object_key is None or self._store.has(blob.object_key, blob.content_bytes)
+
+    async def _extend_lease(self, linked: LinkedBlob) -> None:
+        with contextlib.suppress(StorageFull):  # nothing can be pushed now that would rely on it
+            if not await self._database.write(blobs.extend_lease, linked.repo_id, linked.blob.id, at_us=now_us()):
+                raise BlobUnknown
 
     async def _find(self, repository: str, digest: Digest) -> LinkedBlob:
         linked = await self._database.read(blobs.find, repository, digest)

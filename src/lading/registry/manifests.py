@@ -75,12 +75,14 @@ class Manifests:
             DigestMismatch: the payload is not that of `digest`.
             ManifestInvalid: see `oci.manifest.parse`; or a descriptor's size is not the size of what it names.
             ManifestBlobUnknown: it refers to what the repository does not have.
+            StorageFull: the disk's last room is for deletes.
 
         """
         actual = Digest.of(payload, digest.algorithm) if digest else Digest.of(payload)
         if digest is not None and actual != digest:
             raise DigestMismatch(f"the manifest's digest is {actual}, not {digest}")
         manifest = parse(payload, content_type)
+        self._store.space.refuse_if_scarce(len(payload))
         await self._refuse_lost_blobs(repository, manifest)
         await self._database.write(self._put, repository, actual, manifest, names, actor, now_us())
         return AcceptedManifest(actual, manifest.subject.digest if manifest.subject else None, names)
@@ -95,7 +97,7 @@ class Manifests:
         """
         if not self._deletes_enabled:
             raise DeleteDisabled(("GET", "HEAD", "PUT"))
-        await self._database.write(_delete, repository, digest, actor, now_us())
+        await self._database.release(_delete, repository, digest, actor, now_us())
 
     async def _refuse_lost_blobs(self, repository: str, manifest: Manifest) -> None:
         """Refuse a manifest whose blobs have rows but no bytes: the client pushes them again, and that heals (E4)."""

@@ -50,7 +50,7 @@ class Tags:
         """
         if not self._deletes_enabled:
             raise DeleteDisabled(("GET", "HEAD", "PUT"))
-        await self._database.write(_delete, repository, tag.name, actor, now_us())
+        await self._database.release(_delete, repository, tag.name, actor, now_us())
 
 
 def _page(tx: sa.Connection, repository: str, last: str, entries: int) -> list[str]:

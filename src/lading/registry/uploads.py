@@ -25,6 +25,7 @@ from lading.oci.errors import (
     SizeInvalid,
     StorageFull,
     SyncFailed,
+    TooManyUploads,
     UploadUnknown,
 )
 from lading.oci.ranges import ChunkRange, upload_range
@@ -56,6 +57,7 @@ class UploadLimits:
     ttl_seconds: int
     max_blob_bytes: int | None
     inline_max_bytes: int
+    max_sessions: int
 
 
 class Uploads:
@@ -70,11 +72,26 @@ class Uploads:
         self._boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
     async def start(self, repository: str, algorithm: Algorithm = Algorithm.SHA256) -> str:
-        """Open a session; return its id."""
+        """Open a session; return its id.
+
+        Raises:
+            StorageFull: the disk's last room is for deletes.
+            TooManyUploads: so many are open already.
+
+        """
+        self._store.space.refuse_if_scarce()
         upload_id = str(uuid.uuid4())
         at_us = now_us()
         expires_us = at_us + self._limits.ttl_seconds * SECOND_US
-        await self._database.write(uploads.start, upload_id, repository, algorithm, at_us=at_us, expires_us=expires_us)
+        await self._database.write(
+            _start,
+            self._limits.max_sessions,
+            upload_id,
+            repository,
+            algorithm,
+            at_us=at_us,
+            expires_us=expires_us,
+        )
         return upload_id
 
     async def offset(self, repository: str, upload_id: str) -> int:
@@ -94,6 +111,7 @@ class Uploads:
             UploadUnknown: no such session in this repository.
             ChunkOutOfOrder: the part begins elsewhere, or another request is writing; the session is as it was.
             SizeInvalid, BodyTooLarge: the part is not what it says or too much; the session is as it was.
+            StorageFull, TooManyUploads: there is no room for it; the session is as it was.
             ClientGone: what had come is kept.
 
         """
@@ -105,18 +123,22 @@ class Uploads:
             finally:
                 self._running.keep(session, staging.offset, running)
             if running is not None and staging.offset > _CHEAP_TO_REHASH_BYTES:
-                known = await self._database.write(
-                    uploads.advance, upload_id, offset=staging.offset, digest=running.digest(), boot_id=self._boot_id
-                )
-                if not known:
-                    raise UploadUnknown
+                await self._remember(upload_id, staging.offset, running.digest())
             return staging.offset
+
+    async def _remember(self, upload_id: str, offset: int, digest: Digest) -> None:
+        with contextlib.suppress(StorageFull):  # then the closing PUT hashes the file
+            known = await self._database.write(
+                uploads.advance, upload_id, offset=offset, digest=digest, boot_id=self._boot_id
+            )
+            if not known:
+                raise UploadUnknown
 
     async def commit(self, repository: str, upload_id: str, digest: Digest, part: Part, *, actor: str) -> None:
         """Add the last part, check the digest, and make the blob the repository's.
 
         Raises:
-            UploadUnknown, ChunkOutOfOrder, SizeInvalid, BodyTooLarge, ClientGone: as `append`.
+            UploadUnknown, ChunkOutOfOrder, SizeInvalid, BodyTooLarge, StorageFull, ClientGone: as `append`.
             DigestMismatch: the content is another; the session is dropped.
 
         """
@@ -171,7 +193,7 @@ class Uploads:
 
     async def _end(self, upload_id: str, staging: StagingFile) -> bool:
         """End the session without a commit; when that is done, no row can ever name an object made from its bytes."""
-        ended = await self._database.write(uploads.finish, upload_id)
+        ended = await self._database.release(uploads.finish, upload_id)
         if ended:
             await self._remove_objects(upload_id, kept=None)
         staging.discard()
@@ -221,13 +243,15 @@ class Uploads:
 
     async def _receive(self, staging: StagingFile, part: Part, running: RunningDigest | None) -> None:
         """Write the part as it comes. When it is not what it says, the session is put back to where it was."""
+        if part.declared_bytes:
+            await self._store.refuse_upload(part.declared_bytes)
         start = staging.offset
         room = (self._limits.max_blob_bytes or _NO_LIMIT) - start
         expected = part.chunk.length if part.chunk else None
         most = room if expected is None else min(room, expected)
         try:
             received = await _write(staging, part.content, running, most)
-        except StorageFull:
+        except (StorageFull, TooManyUploads):
             staging.truncate(start)
             raise
         problem: RegistryError | None = None
@@ -303,6 +327,24 @@ class Uploads:
             stored.object_key is None or self._store.has(stored.object_key, stored.content_bytes)
         )
         return SeenCopy(stored, whole)
+
+
+def _start(  # noqa: PLR0913 - one transaction
+    tx: sa.Connection,
+    most_sessions: int,
+    upload_id: str,
+    repository: str,
+    algorithm: Algorithm,
+    *,
+    at_us: int,
+    expires_us: int,
+) -> None:
+    if uploads.count(tx) >= most_sessions:
+        raise TooManyUploads(
+            f"{most_sessions} uploads are unfinished (setting uploads.max_sessions); finish or cancel some, "
+            "or try again later"
+        )
+    uploads.start(tx, upload_id, repository, algorithm, at_us=at_us, expires_us=expires_us)
 
 
 def _commit(  # noqa: PLR0913, PLR0917 - one transaction

@@ -21,7 +21,9 @@ from typing import ParamSpec, Self, TypeVar
 import structlog
 
 from lading.oci.digest import Algorithm, Digest, RunningDigest
-from lading.oci.errors import DataDirectoryUnusable, Internal, StorageFull, SyncFailed, UploadInvalid
+from lading.oci.errors import Busy, DataDirectoryUnusable, Internal, StorageFull, SyncFailed, UploadInvalid
+from lading.storage.space import FULL, Space
+from lading.storage.tally import StagedBytes
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -33,7 +35,7 @@ _THREADS = 8
 _INLINE_BYTES = 64 * 1024
 _REHASH_BYTES = 1024 * 1024
 _MAX_VECTOR = 512
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
 
 
 @contextlib.contextmanager
@@ -42,10 +44,17 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
-            raise StorageFull from error
-        log.exception("disk error")
-        raise Internal from error
+        raise _ours(error) from error
+
+
+def _ours(error: OSError) -> StorageFull | Busy | Internal:
+    if error.errno in FULL:
+        return StorageFull()
+    if error.errno in _NO_DESCRIPTORS:
+        log.warning("out of file descriptors", error=str(error))
+        return Busy("the registry has too many files open; try again")
+    log.error("disk error", exc_info=error)
+    return Internal()
 
 
 def sync_directory(path: Path) -> None:
@@ -60,7 +69,9 @@ def sync_directory(path: Path) -> None:
 class DiskStore:
     """The objects and staging files below one data directory."""
 
-    def __init__(self, data: Path) -> None:
+    def __init__(self, data: Path, space: Space | None = None, *, max_staged_bytes: int | None = None) -> None:
+        self.space = space or Space(data)
+        self.staged = StagedBytes(data / "uploads", most_bytes=max_staged_bytes)
         self._data = data
         self._objects = data / "objects"
         self._uploads = data / "uploads"
@@ -84,8 +95,9 @@ class DiskStore:
             link.unlink(missing_ok=True)
             link.hardlink_to(probe)
         except OSError as error:
-            if error.errno in _FULL:
-                raise
+            if error.errno in FULL:  # it could be served before, so it is
+                log.warning("the disk is full: whether the data directory is on one disk was not tried")
+                return
             raise DataDirectoryUnusable(
                 f"{self._objects} cannot hold links to files in {self._uploads}: {(error.strerror or '').lower()}",
                 "keep the whole data directory on one file system that has hard links",
@@ -112,7 +124,7 @@ class DiskStore:
 
     async def has_all(self, objects: Sequence[tuple[str, int]]) -> list[bool]:
         """Answer `has` for many, in a thread."""
-        return await self._in_thread(lambda: [self.has(*item) for item in objects])
+        return await self.in_thread(lambda: [self.has(*item) for item in objects])
 
     def open(self, object_key: str, content_bytes: int) -> "DiskObject | None":
         """Open an object for reading; None when it is gone or not whole, whatever the database says."""
@@ -122,7 +134,7 @@ class DiskStore:
             return None
         except OSError as error:
             log.warning("object cannot be opened", object_key=object_key, error=str(error))
-            raise Internal from error
+            raise _ours(error) from error
         if os.fstat(descriptor).st_size != content_bytes:
             os.close(descriptor)
             return None
@@ -130,7 +142,7 @@ class DiskStore:
 
     async def remove(self, object_key: str) -> None:
         """Delete an object that no row has ever named; it may be gone already."""
-        await self._in_thread((self._objects / object_key).unlink, missing_ok=True)
+        await self.in_thread((self._objects / object_key).unlink, missing_ok=True)
 
     # Staging files
 
@@ -155,13 +167,13 @@ class DiskStore:
         if not status.st_nlink:  # it ended between the open and the lock
             os.close(descriptor)
             return None
-        staging = StagingFile(path, descriptor, status.st_size, self._objects, self._threads)
+        staging = StagingFile(path, descriptor, status.st_size, self)
         staging.committing = status.st_nlink > 1
         return staging
 
     async def list_staged(self) -> list[str]:
         """Return the ids of all staging files."""
-        return await self._in_thread(lambda: sorted(path.name for path in self._uploads.iterdir()))
+        return await self.in_thread(lambda: sorted(path.name for path in self._uploads.iterdir()))
 
     async def objects_of(self, upload_id: str) -> list[str]:
         """Return the keys that a session's commit has made: none, unless it was cut short. Looks into every folder."""
@@ -174,9 +186,31 @@ class DiskStore:
                 return []
             return [f"{path.parent.name}/{path.name}" for path in self._objects.glob(f"*/*.{upload_id}")]
 
-        return await self._in_thread(search)
+        return await self.in_thread(search)
 
-    async def _in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    def object_path(self, object_key: str) -> Path:
+        """Return where the object of that key is, or will be."""
+        return self._objects / object_key
+
+    async def refuse_upload(self, declared_bytes: int) -> None:
+        """Refuse a body that has no room, before it is read.
+
+        Raises:
+            StorageFull: see `Space`.
+            TooManyUploads: see `StagedBytes`.
+
+        """
+        if self.staged.is_due:
+            await self.in_thread(self.staged.count)
+        self.space.refuse_if_scarce(declared_bytes)
+        self.staged.refuse_if_crowded(declared_bytes)
+
+    async def hold_ballast(self) -> None:
+        """See `Space.hold_ballast`; in a thread."""
+        await self.in_thread(self.space.hold_ballast)
+
+    async def in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a function of this disk in one of its threads."""
         return await _run(self._threads, function, *args, **kwargs)
 
 
@@ -208,11 +242,10 @@ class DiskObject:
 class StagingFile:
     """A session's staging file, locked for this one writer until `close`. `offset` is where it ends."""
 
-    def __init__(self, path: Path, descriptor: int, offset: int, objects: Path, threads: ThreadPoolExecutor) -> None:
+    def __init__(self, path: Path, descriptor: int, offset: int, store: DiskStore) -> None:
         self._path = path
         self._descriptor = descriptor
-        self._objects = objects
-        self._threads = threads
+        self._store = store
         self.offset = offset
         self.committing = False
         """True once an object was made of it: a row may name the bytes any moment, so they stay as they are."""
@@ -233,7 +266,7 @@ class StagingFile:
         """Hash and write at the end. Small pieces at once; large ones in a thread, where both let the loop run.
 
         Raises:
-            StorageFull: no room; what was written before stays.
+            StorageFull, TooManyUploads: no room; what was written before stays.
             UploadInvalid: a commit of this session was tried already.
 
         """
@@ -242,9 +275,12 @@ class StagingFile:
         if sum(map(len, buffers)) <= _INLINE_BYTES:
             self._append(buffers, running)
         else:
-            await _run(self._threads, self._append, buffers, running)
+            await self._store.in_thread(self._append, buffers, running)
 
     def _append(self, buffers: Buffers, running: RunningDigest | None) -> None:
+        more_bytes = sum(map(len, buffers))
+        self._store.space.refuse_if_scarce(more_bytes)
+        self._store.staged.refuse_if_crowded(more_bytes)
         with _translated():
             for start in range(0, len(buffers), _MAX_VECTOR):
                 self._write_all([memoryview(buffer) for buffer in buffers[start : start + _MAX_VECTOR]])
@@ -256,6 +292,7 @@ class StagingFile:
         while views:
             written = os.pwritev(self._descriptor, views, self.offset)
             self.offset += written
+            self._store.staged.add(written)
             while views and written >= len(views[0]):
                 written -= len(views.pop(0))
             if views and written:
@@ -265,6 +302,7 @@ class StagingFile:
         """Drop what is after `offset`: a chunk that was not what its headers said."""
         with _translated():
             os.ftruncate(self._descriptor, offset)
+        self._store.staged.add(offset - self.offset)
         self.offset = offset
 
     def read_all(self) -> bytes:
@@ -282,7 +320,7 @@ class StagingFile:
                     running.update(piece)
             return running
 
-        return await _run(self._threads, rehash)
+        return await self._store.in_thread(rehash)
 
     async def make_object(self, digest: Digest) -> str:
         """Make the content durable under a new key, and return the key: sync, link, sync the folder.
@@ -296,7 +334,7 @@ class StagingFile:
         object_key = f"{digest.hex[:2]}/{digest.hex}.{self._path.name}"
 
         def sync_and_link() -> None:
-            target = self._objects / object_key
+            target = self._store.object_path(object_key)
             with _translated():
                 folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                 try:
@@ -307,7 +345,7 @@ class StagingFile:
                 finally:
                     os.close(folder)
 
-        await _run(self._threads, sync_and_link)
+        await self._store.in_thread(sync_and_link)
         self.committing = True
         return object_key
 
@@ -315,6 +353,7 @@ class StagingFile:
         """Remove the staging file; objects made from it stay."""
         with contextlib.suppress(FileNotFoundError):
             self._path.unlink()
+            self._store.staged.add(-self.offset)
 
 
 def _sync(descriptor: int) -> None:

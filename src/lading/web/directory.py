@@ -86,7 +86,7 @@ def claimed(data: Path) -> Iterator[Claim]:
     try:
         _lock(place, lock)
         try:
-            _probe(place)
+            _probe_unless_full(place, lock)
             claim = Claim(lock)
             claim.write(str(os.getpid()))
         except OSError as error:
@@ -135,6 +135,15 @@ def _patience_seconds(holder: _Holder) -> float:
     return 0.0 if holder.lives else ORPHAN_WAIT_SECONDS
 
 
+def _probe_unless_full(place: Path, lock: int) -> None:
+    """Let a directory that was served before be served from a full disk: pulls and deletes need no room."""
+    try:
+        _probe(place)
+    except OSError as error:
+        if error.errno not in _FULL or not os.fstat(lock).st_size:
+            raise
+
+
 def _probe(place: Path) -> None:
     """Write a block and make it durable: what a full or read-only disk refuses is refused now, in a sentence."""
     path = place / PROBE_NAME
@@ -144,7 +153,7 @@ def _probe(place: Path) -> None:
         os.fsync(probe)
     finally:
         os.close(probe)
-        path.unlink()
+        path.unlink(missing_ok=True)
 
 
 def _refusal(place: Path, verb: str, error: OSError) -> StartRefused:

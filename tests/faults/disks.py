@@ -1,0 +1,87 @@
+"""Small disks of a test's own, which can be filled and emptied as other programs do it."""
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+MIB = 1 << 20
+FILLER = "filler"
+_PIECES = (MIB, 4096, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """A file system mounted at `place`."""
+
+    place: Path
+
+    def fill(self) -> None:
+        """Take every block that is left, those that are kept for root as well."""
+        descriptor = os.open(self.place / FILLER, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            for piece in _PIECES:
+                with contextlib.suppress(OSError):
+                    while True:
+                        os.write(descriptor, b"\xff" * piece)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def fill_inodes(self) -> None:
+        """Take every inode that is left."""
+        folder = self.place / f"{FILLER}s"
+        folder.mkdir()
+        with contextlib.suppress(OSError):
+            for number in range(1_000_000):
+                (folder / str(number)).touch()
+
+    def free(self) -> None:
+        """Give back what was taken."""
+        (self.place / FILLER).unlink(missing_ok=True)
+        if (folder := self.place / f"{FILLER}s").exists():
+            for path in folder.iterdir():
+                path.unlink()
+            folder.rmdir()
+
+    @property
+    def free_bytes(self) -> int:
+        """What an ordinary user may still write."""
+        status = os.statvfs(self.place)
+        return status.f_bavail * status.f_frsize
+
+
+@contextlib.contextmanager
+def ext4(place: Path, *, mib: int = 64) -> Iterator[Disk]:
+    """Mount a new ext4 in a file beside `place`."""
+    image = place.with_suffix(".img")
+    with image.open("wb") as file:
+        file.truncate(mib * MIB)
+    _run("mkfs.ext4", "-q", "-F", str(image))
+    with _mounted(place, "-o", "loop", str(image)):
+        yield Disk(place)
+    image.unlink()
+
+
+@contextlib.contextmanager
+def tmpfs(place: Path, *, mib: int = 64, inodes: int = 10_000) -> Iterator[Disk]:
+    """Mount a new tmpfs at `place`."""
+    with _mounted(place, "-t", "tmpfs", "-o", f"size={mib}m,nr_inodes={inodes}", "tmpfs"):
+        yield Disk(place)
+
+
+@contextlib.contextmanager
+def _mounted(place: Path, *arguments: str) -> Iterator[None]:
+    place.mkdir(parents=True)
+    _run("mount", *arguments, str(place))
+    try:
+        yield
+    finally:
+        _run("umount", str(place))
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
