@@ -295,9 +295,9 @@ class ChunkOutOfOrder(RegistryError):
 class TooManyUploads(RegistryError):
     """More unfinished uploads than a setting allows, by number or by bytes; those that are open go on."""
 
-    status, code = 429, "TOOMANYREQUESTS"
+    status, code, message = 429, "TOOMANYREQUESTS", "too many uploads are unfinished; try again later"
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str = "") -> None:
         super().__init__(message, headers={"Retry-After": "30"})
 
 
