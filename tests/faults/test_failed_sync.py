@@ -1,36 +1,21 @@
 """A disk that fails to sync: what was sent is not believed afterwards, and the session cannot be led astray."""
 
-import contextlib
-import signal
-import subprocess
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.capability.content import digest_of, random_content
 from tests.capability.repository import Repository, new_name, with_digest
-from tests.capability.server import RegistryProcess, until
+from tests.capability.server import RegistryProcess
+from tests.faults.trace import Trace
 
 pytestmark = pytest.mark.slow
 ONE_MB = 1_000_000
 
 
-@contextlib.contextmanager
-def failing(server: RegistryProcess, call: str, error: str, notes: Path) -> Iterator[None]:
+def failing(server: RegistryProcess, call: str, error: str, notes: Path) -> Trace:
     """Have each `call` of the workers fail with `error` while the block lasts."""
-    command = ["strace", "-f", "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={call}:error={error}"]
-    command += [part for pid in server.tree()[1:] for part in ("-p", str(pid))]
-    with notes.open("wb") as output:
-        strace = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=output)
-    try:
-        assert until(lambda: notes.read_text().count("attached") >= len(server.tree()) - 1), notes.read_text()
-        time.sleep(0.2)
-        yield
-    finally:
-        strace.send_signal(signal.SIGINT)
-        strace.wait(10)
+    return Trace(notes, server.tree()[1:], call.split(","), fault=f"error={error}")
 
 
 @pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
@@ -82,7 +67,7 @@ def test_a_commit_that_lacks_a_descriptor_can_be_tried_again(server: RegistryPro
     repository.send("PATCH", location, body=content).expect(202)
 
     with failing(server, "link,linkat", "EMFILE", tmp_path / "notes"):
-        repository.send("PUT", with_digest(location, digest_of(content)), body=b"").expect_error(500, "UNKNOWN")
+        repository.send("PUT", with_digest(location, digest_of(content)), body=b"").expect_error(503, "UNAVAILABLE")
 
     repository.send("PUT", with_digest(location, digest_of(content)), body=b"").expect(201)
     assert repository.request("GET", f"blobs/{digest_of(content)}").expect(200).body == content

@@ -1,4 +1,7 @@
-"""The system calls of running processes, as strace sees them: in order, with the files and sockets they touch."""
+"""The system calls of running processes, as strace sees them: in order, with the files and sockets they touch.
+
+It can make them fail as well: what the kernel answers then is strace's, and the call itself does not happen.
+"""
 
 import re
 import signal
@@ -37,14 +40,32 @@ class Call:
         """Whether it makes what was written durable."""
         return self.name in {"fsync", "fdatasync"} and self.result == "0"
 
+    @property
+    def was_made_to_fail(self) -> bool:
+        """Whether the answer was strace's."""
+        return "(INJECTED)" in self.text
+
     def __str__(self) -> str:
         return f"{self.begin:5} to {self.end:5}: {self.text}"
 
 
 class Trace:
-    """Traces all threads of `pids` while its block lasts; afterwards `calls` has what they did."""
+    """Traces all threads of `pids` while its block lasts; afterwards `calls` has what they did.
 
-    def __init__(self, output: Path, pids: Sequence[int], names: Sequence[str], *, only: Path | None = None) -> None:
+    With `only`, it sees the calls that touch this file. `fault` is what each of these calls is answered, such
+    as `error=EIO`, or `error=EIO:when=1` for the first of each thread; `failing` names the calls if it is not all.
+    """
+
+    def __init__(
+        self,
+        output: Path,
+        pids: Sequence[int],
+        names: Sequence[str],
+        *,
+        only: Path | None = None,
+        fault: str = "",
+        failing: Sequence[str] = (),
+    ) -> None:
         self.calls: list[Call] = []
         self._output = output
         self._notes = output.with_suffix(".notes")
@@ -52,6 +73,7 @@ class Trace:
         self._command = ["strace", "-f", "-T", "-yy", "-s", str(SHOWN_BYTES), "-o", str(output)]
         self._command += ["-e", f"trace={','.join(names)}", "-e", "signal=none"]
         self._command += ["-P", str(only)] if only else []
+        self._command += ["-e", f"inject={','.join(failing or names)}:{fault}"] if fault else []
         self._command += [part for pid in pids for part in ("-p", str(pid))]
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -21,6 +21,7 @@ from lading.oci.errors import (
     Busy,
     ChunkOutOfOrder,
     DigestMismatch,
+    Internal,
     RegistryError,
     SizeInvalid,
     StorageFull,
@@ -251,8 +252,9 @@ class Uploads:
         most = room if expected is None else min(room, expected)
         try:
             received = await _write(staging, part.content, running, most)
-        except (StorageFull, TooManyUploads):
-            staging.truncate(start)
+        except (StorageFull, TooManyUploads, Busy, Internal):
+            with contextlib.suppress(Internal):  # a disk that cannot write may not truncate either
+                staging.truncate(start)
             raise
         problem: RegistryError | None = None
         if received > room:
