@@ -24,7 +24,7 @@ from lading.registry.repositories import Repositories
 from lading.registry.tags import Tags
 from lading.registry.uploads import UploadLimits, Uploads
 from lading.settings import Settings
-from lading.storage import identity
+from lading.storage import identity, probe
 from lading.storage.disk import DiskStore
 from lading.storage.identity import Marker
 from lading.storage.space import FULL, Space
@@ -55,6 +55,7 @@ def prepare(settings: Settings) -> None:
     try:
         if space.is_exhausted():
             space.give_up_ballast()
+        probe.refuse_unfit(data)
         upgrade(data / DATABASE, data / SNAPSHOTS)
         with create_engine(data / DATABASE).connect() as connection:
             check_identity(connection, data)

@@ -66,6 +66,29 @@ def ext4(place: Path, *, mib: int = 64) -> Iterator[Disk]:
 
 
 @contextlib.contextmanager
+def xfs(place: Path) -> Iterator[Disk]:
+    """Mount a new XFS in a file beside `place`; it makes none that is smaller."""
+    image = place.with_suffix(".img")
+    with image.open("wb") as file:
+        file.truncate(300 * MIB)
+    _run("mkfs.xfs", "-q", str(image))
+    with _mounted(place, "-o", "loop", str(image)):
+        yield Disk(place)
+    image.unlink()
+
+
+@contextlib.contextmanager
+def overlay(place: Path) -> Iterator[Disk]:
+    """Mount an overlay as containers have it, over folders of a tmpfs beside `place`."""
+    with tmpfs(place.with_suffix(".layers")) as layers:
+        lower, upper, work = (layers.place / name for name in ("lower", "upper", "work"))
+        for folder in (lower, upper, work):
+            folder.mkdir()
+        with _mounted(place, "-t", "overlay", "-o", f"lowerdir={lower},upperdir={upper},workdir={work}", "overlay"):
+            yield Disk(place)
+
+
+@contextlib.contextmanager
 def tmpfs(place: Path, *, mib: int = 64, inodes: int = 10_000) -> Iterator[Disk]:
     """Mount a new tmpfs at `place`."""
     with _mounted(place, "-t", "tmpfs", "-o", f"size={mib}m,nr_inodes={inodes}", "tmpfs"):

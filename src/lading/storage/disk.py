@@ -21,7 +21,8 @@ from typing import ParamSpec, Self, TypeVar
 import structlog
 
 from lading.oci.digest import Algorithm, Digest, RunningDigest
-from lading.oci.errors import Busy, DataDirectoryUnusable, Internal, StorageFull, SyncFailed, UploadInvalid
+from lading.oci.errors import Busy, Internal, StorageFull, SyncFailed, UploadInvalid
+from lading.storage import probe
 from lading.storage.space import FULL, Space
 from lading.storage.tally import StagedBytes
 
@@ -85,26 +86,7 @@ class DiskStore:
             (self._objects / f"{number:02x}").mkdir(exist_ok=True)
         sync_directory(self._objects)
         sync_directory(self._data)
-        self._refuse_two_disks()
-
-    def _refuse_two_disks(self) -> None:
-        """Refuse staging files and objects on different file systems: a commit is a link from one to the other."""
-        probe, link = self._uploads / ".probe", self._objects / "00" / ".probe"
-        try:
-            probe.touch()
-            link.unlink(missing_ok=True)
-            link.hardlink_to(probe)
-        except OSError as error:
-            if error.errno in FULL:  # it could be served before, so it is
-                log.warning("the disk is full: whether the data directory is on one disk was not tried")
-                return
-            raise DataDirectoryUnusable(
-                f"{self._objects} cannot hold links to files in {self._uploads}: {(error.strerror or '').lower()}",
-                "keep the whole data directory on one file system that has hard links",
-            ) from error
-        finally:
-            link.unlink(missing_ok=True)
-            probe.unlink(missing_ok=True)
+        probe.refuse_unlinked(self._uploads, self._objects / "00")
 
     def close(self) -> None:
         """Wait for what is running."""
