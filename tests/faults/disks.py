@@ -102,7 +102,7 @@ def _mounted(place: Path, *arguments: str) -> Iterator[None]:
     try:
         yield
     finally:
-        _run("umount", str(place))
+        _run("umount", "--lazy", str(place))  # the processes of a server that was killed may take a moment to go
 
 
 def _run(*command: str) -> None:
