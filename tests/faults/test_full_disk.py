@@ -163,6 +163,33 @@ def test_pushes_are_refused_and_all_else_goes_on(server: RegistryProcess, disk: 
     assert_stops(server)
 
 
+def test_the_ballast_is_for_deletes_alone(server: RegistryProcess, disk: Disk) -> None:
+    """An upload whose bytes are there may end while there is room for its row, and no longer."""
+    server.start()
+    content = fill_repository(server)
+    repository = content.repository
+    blobs = [random_content(16_000) for _ in range(300)]
+    locations = [repository.start_upload() for _ in blobs]
+    for location, blob in zip(locations, blobs, strict=True):
+        repository.send("PATCH", location, body=blob).expect(202)
+    disk.fill()
+
+    for location, blob in zip(locations, blobs, strict=True):
+        reply = repository.send("PUT", with_digest(location, digest_of(blob)), body=b"")
+        if reply.status != 201:
+            break
+
+    reply.expect_error(507, "UNAVAILABLE")
+    assert repository.upload_range(location) == "0-15999"
+    assert len(ballast_files(server)) == 8
+    assert_deletes(content)
+    assert ballast_files(server) == []
+    disk.free()
+    repository.send("PUT", with_digest(location, digest_of(blob)), body=b"").expect(201)
+    assert repository.request("GET", f"blobs/{digest_of(blob)}").expect(200).body == blob
+    assert_clean(server)
+
+
 def test_a_full_disk_can_be_served(server: RegistryProcess, disk: Disk) -> None:
     """A machine that starts again with a full disk must not keep its images from those who pull them."""
     server.start()

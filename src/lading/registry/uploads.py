@@ -244,7 +244,7 @@ class Uploads:
 
     async def _receive(self, staging: StagingFile, part: Part, running: RunningDigest | None) -> None:
         """Write the part as it comes. When it is not what it says, the session is put back to where it was."""
-        if part.declared_bytes:
+        if part.declared_bytes != 0:
             await self._store.refuse_upload(part.declared_bytes)
         start = staging.offset
         room = (self._limits.max_blob_bytes or _NO_LIMIT) - start

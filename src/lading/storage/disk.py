@@ -174,8 +174,8 @@ class DiskStore:
         """Return where the object of that key is, or will be."""
         return self._objects / object_key
 
-    async def refuse_upload(self, declared_bytes: int) -> None:
-        """Refuse a body that has no room, before it is read.
+    async def refuse_upload(self, declared_bytes: int | None) -> None:
+        """Refuse a body that has no room, before it is read; one of unknown length is watched as it comes.
 
         Raises:
             StorageFull: see `Space`.
@@ -184,6 +184,8 @@ class DiskStore:
         """
         if self.staged.is_due:
             await self.in_thread(self.staged.count)
+        if declared_bytes is None:
+            return
         self.space.refuse_if_scarce(declared_bytes)
         self.staged.refuse_if_crowded(declared_bytes)
 

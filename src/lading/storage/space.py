@@ -10,6 +10,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,7 +27,7 @@ _SMALLEST_SHARE = 8
 _FLOOR_INODES = 32
 _BALLAST_SHARE = 4
 _BALLAST_FILES = 8
-_BLOCK_BYTES = 512
+_SILENT_SECONDS = 60.0
 _SPARE_BYTES = 1024 * 1024
 """What a start needs at most: the shared memory of the database and a few small files."""
 
@@ -40,7 +41,7 @@ class Space:
         self._data = data
         self._ballast = data / "ballast"
         self._floor_bytes = floor_bytes
-        self._was_scarce = False
+        self._silent_until = 0.0
 
     def refuse_if_scarce(self, more_bytes: int = 0) -> None:
         """Refuse to store `more_bytes`: two microseconds, so each piece of an upload is asked about.
@@ -51,18 +52,23 @@ class Space:
         """
         status = os.statvfs(self._data)
         free_bytes, floor_bytes = _free_bytes(status), self._floor(status)
-        scarce = free_bytes - more_bytes < floor_bytes or _lacks_inodes(status, _FLOOR_INODES)
-        if scarce != self._was_scarce:
-            self._was_scarce = scarce
-            (log.error if scarce else log.info)(
-                "the disk is full: nothing new is stored" if scarce else "the disk has room again",
-                data=str(self._data),
-                free_bytes=free_bytes,
-                floor_bytes=floor_bytes,
-                free_inodes=status.f_favail,
-            )
-        if scarce:
+        if free_bytes - more_bytes < floor_bytes or _lacks_inodes(status, _FLOOR_INODES):
+            self._tell_operator(more_bytes, free_bytes, floor_bytes, status.f_favail)
             raise StorageFull
+
+    def _tell_operator(self, more_bytes: int, free_bytes: int, floor_bytes: int, free_inodes: int) -> None:
+        now = time.monotonic()
+        if now < self._silent_until:
+            return
+        self._silent_until = now + _SILENT_SECONDS
+        log.error(
+            "the disk is full: pushes are refused, pulls and deletes go on; make room",
+            data=str(self._data),
+            wanted_bytes=more_bytes,
+            free_bytes=free_bytes,
+            min_free_bytes=floor_bytes,
+            free_inodes=free_inodes,
+        )
 
     def is_scarce(self) -> bool:
         """Tell whether less than the floor is left."""
@@ -109,7 +115,7 @@ class Space:
         floor_bytes = self._floor(status)
         size = floor_bytes // _BALLAST_SHARE // _BALLAST_FILES
         with contextlib.suppress(FileNotFoundError):
-            if os.stat(name, dir_fd=folder).st_blocks * _BLOCK_BYTES >= size:
+            if os.stat(name, dir_fd=folder).st_size >= size:
                 return
         if _free_bytes(status) - size < floor_bytes or _lacks_inodes(status, _FLOOR_INODES):
             raise StorageFull

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lading.oci.errors import TooManyUploads
 
-_SECONDS_BETWEEN_COUNTS = 5.0
+_SECONDS_BETWEEN_COUNTS = 1.0
 
 
 class StagedBytes:
