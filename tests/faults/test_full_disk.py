@@ -12,7 +12,9 @@ from tests.capability.content import Image, digest_of, new_image, random_content
 from tests.capability.repository import Repository, new_name, with_digest
 from tests.capability.server import RegistryProcess, until
 from tests.faults.checker import Checker
+from tests.faults.conftest import FULL
 from tests.faults.disks import Disk, ext4, tmpfs
+from tests.faults.verifying import assert_verified
 from tests.wire import Reply
 
 pytestmark = pytest.mark.slow
@@ -21,7 +23,7 @@ TAGS = [f"tag{number}" for number in range(200)]
 KINDS: dict[str, Callable[[Path], AbstractContextManager[Disk]]] = {"ext4": ext4, "tmpfs": tmpfs}
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=KINDS if FULL else ["ext4"])
 def disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Disk]:
     """Mount a disk of 64 MiB where the server will have its data."""
     with KINDS[request.param](tmp_path / "data") as disk:
@@ -56,6 +58,7 @@ def push_until_full(repository: Repository) -> tuple[dict[str, bytes], Reply]:
 def assert_clean(server: RegistryProcess) -> None:
     """Look at the data directory as an auditor would."""
     assert Checker(server.data).problems() == []
+    assert_verified(server.data)
 
 
 def assert_stops(server: RegistryProcess) -> None:

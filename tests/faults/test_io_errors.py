@@ -16,6 +16,7 @@ from tests.capability.repository import Repository, new_name, with_digest
 from tests.capability.server import LADING, RegistryProcess, until
 from tests.faults.checker import Checker
 from tests.faults.trace import Call, Trace
+from tests.faults.verifying import assert_verified
 from tests.wire import Reply, WireError
 
 pytestmark = pytest.mark.slow
@@ -78,6 +79,7 @@ def assert_sound(server: RegistryProcess, *pushes: Push) -> None:
     for push in pushes:
         assert push.pull().expect(200).body == push.content
     assert Checker(server.data).problems(rehash=True) == []
+    assert_verified(server.data)
 
 
 @pytest.mark.parametrize("times", ["", ":when=1"], ids=["always", "once"])

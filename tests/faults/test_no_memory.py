@@ -14,6 +14,7 @@ from tests.capability.content import digest_of, random_content
 from tests.capability.repository import Repository, new_name
 from tests.capability.server import LADING, RegistryProcess, until
 from tests.faults.checker import Checker
+from tests.faults.verifying import assert_verified
 from tests.wire import Wire, WireError
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -139,3 +140,4 @@ def test_a_worker_that_gets_no_memory_is_replaced_and_nothing_is_lost(server: Re
         for digest, content in pusher.acknowledged.items():
             assert digest_of(repository.request("GET", f"blobs/{digest}").expect(200).body) == digest_of(content)
     assert Checker(server.data).problems(rehash=True) == []
+    assert_verified(server.data, waste=True)
