@@ -22,7 +22,7 @@ from lading.storage.verify import THREADS
 from lading.upkeep.verify import Report, Verification
 from tests.capability.content import LARGE_BYTES, digest_of, random_content
 from tests.capability.repository import Repository, with_digest
-from tests.capability.server import LADING, RegistryProcess
+from tests.capability.server import LADING, RegistryProcess, until
 from tests.faults.conftest import FULL
 from tests.faults.load import Load, new_clients
 from tests.faults.sound import APP, CONFIG, COPY, FIRST, LAYER, NAMES, OPEN, OPEN_BYTES, Sound, written
@@ -206,14 +206,23 @@ def test_a_database_of_another_version_is_exit_code_2(sound: Sound) -> None:
     assert "9999" in done.stderr
 
 
+def target(descriptor: Path) -> str:
+    try:
+        return str(descriptor.readlink())
+    except OSError:  # closed meanwhile
+        return ""
+
+
 def test_ctrl_c_ends_it_at_once(sound: Sound) -> None:
     """An hour of hashing must not be an hour of waiting."""
-    os.truncate(sound.object_of(NAMES["layer"]), BIG_BYTES)
+    path = sound.object_of(NAMES["layer"])
+    os.truncate(path, BIG_BYTES)
     sound.change(f"UPDATE blobs SET size = {BIG_BYTES} WHERE size = 100000")
     process = subprocess.Popen(
         [*LADING, "verify", "--data", str(sound.data)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    time.sleep(3)
+    descriptors = Path(f"/proc/{process.pid}/fd")
+    assert until(lambda: str(path) in map(target, descriptors.iterdir()), seconds=60), "it never came to hash the file"
 
     process.send_signal(signal.SIGINT)
     began = time.monotonic()
