@@ -4,6 +4,8 @@ HOST ?= 127.0.0.1
 PORT ?= 5000
 DATA ?= ./data
 WORKERS ?=
+HTPASSWD ?=
+OPEN ?=
 FULL ?=
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -19,8 +21,9 @@ help: ## this list
 
 setup: $(RUN) ## make the virtual environment, .venv, with what the registry needs
 
-serve: $(RUN) ## a working registry on 127.0.0.1:5000, data in ./data (PORT= DATA= HOST= WORKERS=)
-	@exec $(BIN)/lading serve --host $(HOST) --port $(PORT) --data $(DATA) $(if $(WORKERS),--workers $(WORKERS))
+serve: $(RUN) ## a working registry on 127.0.0.1:5000, data in ./data (PORT= DATA= HOST= WORKERS= HTPASSWD= OPEN=1)
+	@exec $(BIN)/lading serve --host $(HOST) --port $(PORT) --data $(DATA) $(if $(WORKERS),--workers $(WORKERS)) \
+	  $(if $(HTPASSWD),--htpasswd $(HTPASSWD)) $(if $(OPEN),--open)
 
 test: $(DEV) ## the fast suite, about two minutes
 	$(BIN)/python -m pytest -q -n 2 -m "not slow" tests

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,7 +10,10 @@ from pathlib import Path
 import sqlalchemy as sa
 from starlette.types import ASGIApp
 
-from lading.auth.policy import OpenPolicy, Policy
+from lading.auth import htpasswd
+from lading.auth.htpasswd import Htpasswd
+from lading.auth.passwords import Logins
+from lading.auth.policy import OpenPolicy, Policy, UsersPolicy
 from lading.logs import AccessLog
 from lading.metadata import stores
 from lading.metadata.database import Database, create_engine
@@ -50,6 +54,8 @@ def prepare(settings: Settings) -> None:
 
     """
     data = settings.data
+    if settings.auth.htpasswd is not None:
+        htpasswd.load(settings.auth.htpasswd)
     space = _space(settings)
     store = DiskStore(data, space)
     try:
@@ -133,12 +139,26 @@ async def open_application(settings: Settings, policy: Policy | None = None) -> 
         await stack.enter_async_context(
             jobs.running(_jobs(settings, database, store, registry, known.id), settings.data / "upkeep.lock")
         )
-        v2 = V2(registry, policy or OpenPolicy(), max_page_entries=settings.lists.max_page_entries)
+        policy = policy or _policy(settings, stack)
+        v2 = V2(registry, policy, max_page_entries=settings.lists.max_page_entries)
 
         async def ready() -> None:
             await asyncio.gather(database.read(stores.find), database.scan(stores.find), database.write(stores.find))
 
         yield Front(v2, health.create(ready=ready), access_log)
+
+
+def _policy(settings: Settings, stack: contextlib.AsyncExitStack) -> Policy:
+    auth = settings.auth
+    if auth.htpasswd is None:
+        return OpenPolicy()
+    # Of all cores but one, what falls to this worker: checks of passwords never take what requests need.
+    threads = max(1, (len(os.sched_getaffinity(0)) - 1) // settings.http.workers)
+    file = Htpasswd(auth.htpasswd)
+    stack.callback(asyncio.create_task(file.watch(), name="watch the file of users").cancel)
+    logins = Logins(file, threads=threads)
+    stack.callback(logins.close)
+    return UsersPolicy(logins, anonymous_pull=auth.anonymous_pull)
 
 
 def _registry(settings: Settings, database: Database, store: DiskStore, store_id: int) -> Registry:

@@ -52,6 +52,13 @@ def _beside_a_certificate(value: Path | None, info: ValidationInfo) -> Path | No
     return value
 
 
+def _beside_users(value: bool, info: ValidationInfo) -> bool:  # noqa: FBT001 - called so by pydantic
+    """Refuse to let strangers read where nobody can log in: then they can write, too."""
+    if value and info.data.get("htpasswd") is None:
+        raise ValueError("auth.htpasswd beside it, as without users everybody may do everything")
+    return value
+
+
 def _without_controls(value: str | Path) -> str | Path:
     """Refuse what neither a path nor a host name can hold."""
     if any(unicodedata.category(character) == "Cc" for character in str(value)):
@@ -97,6 +104,21 @@ class Http(Section):
         validate_default=True,
         description="PEM file with the private key of `http.tls_certificate`, not encrypted.",
     )
+
+
+class Auth(Section):
+    """Who may do what."""
+
+    htpasswd: Annotated[Path, AfterValidator(_without_controls)] | None = Field(
+        default=None,
+        strict=False,
+        description="File of the users, who may do everything: `name:hash`, bcrypt only. Read again when it changes.",
+    )
+    anonymous_pull: Annotated[bool, AfterValidator(_beside_users)] = Field(
+        default=False,
+        description="Whether everybody may pull without a login; users push and delete.",
+    )
+    open: bool = Field(default=False, description="Listen beyond this machine although there is no `auth.htpasswd`.")
 
 
 class Blobs(Section):
@@ -178,6 +200,7 @@ class Settings(Section):
         json_schema_extra={"default": "./data"},
     )
     http: Http = Field(default_factory=Http)
+    auth: Auth = Field(default_factory=Auth)
     blobs: Blobs = Field(default_factory=Blobs)
     uploads: Uploads = Field(default_factory=Uploads)
     storage: Storage = Field(default_factory=Storage)

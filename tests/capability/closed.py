@@ -28,7 +28,7 @@ class TokenPolicy:
 
     tokens: Path
 
-    def authorize(self, authorization: str | None, action: Action, repository: str | None) -> Identity:
+    async def authorize(self, authorization: str | None, action: Action, repository: str | None) -> Identity:
         """Return the identity that carries the token's name."""
         scheme, _, token = (authorization or "").partition(" ")
         if scheme.lower() != "bearer":

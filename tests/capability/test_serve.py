@@ -501,21 +501,6 @@ def test_a_request_is_one_line_of_json(serve: Serve) -> None:
     assert get["duration_us"] > 0
 
 
-def test_beyond_loopback_is_warned_about(serve: Serve) -> None:
-    """There is no authentication yet, so an open registry must be seen to be one."""
-    opened, closed = serve("--host", "0.0.0.0"), serve("--data", "other")
-
-    assert until(lambda: len(_warnings(opened)) == 1, seconds=START_SECONDS)
-    (warning,) = _warnings(opened)
-    closed.wait_until_ready()
-    assert (warning["level"], warning["addresses"]) == ("warning", [f"0.0.0.0:{opened.port}"])
-    assert _warnings(closed) == []
-
-
-def _warnings(server: Server) -> list[dict[str, Any]]:
-    return server.events("everybody who can reach this address may pull, push and delete: there is no authentication")
-
-
 def test_a_terminal_gets_a_welcome_and_readable_lines(tmp_path: Path) -> None:
     """`lading serve` typed by a person, and ended by Ctrl-C, which reaches the workers too and must not cut a push."""
     child, terminal = pty.fork()

@@ -47,6 +47,7 @@ def test_nothing_needs_to_be_set() -> None:
             "tls_certificate": None,
             "tls_key": None,
         },
+        "auth": {"htpasswd": None, "anonymous_pull": False, "open": False},
         "blobs": {"max_bytes": None, "inline_max_bytes": 16384},
         "uploads": {"ttl_seconds": 604800, "max_sessions": 10000, "max_bytes": None},
         "storage": {"min_free_bytes": None},
@@ -122,11 +123,13 @@ def test_every_setting_has_a_variable_that_sets_it() -> None:
     """The names in the manual are the names that work."""
     texts = {"data": "/x", "http.host": "::", "log.format": "json"}
     pair = {"LADING_HTTP__TLS_CERTIFICATE": "77", "LADING_HTTP__TLS_KEY": "77"}
-    switches = {"manifests.sparse_indexes", "deletes.enabled"}
+    users = {"LADING_AUTH__HTPASSWD": "77"}  # without which nobody can be anonymous
+    switches = {"manifests.sparse_indexes", "deletes.enabled", "auth.anonymous_pull", "auth.open"}
     for setting in settings.catalog():
         text = texts.get(setting.path, "true" if setting.path in switches else "77")
+        beside = pair if setting.variable in pair else users
 
-        trace = settings.trace(None, {}, environ={**(pair if setting.variable in pair else {}), setting.variable: text})
+        trace = settings.trace(None, {}, environ={**beside, setting.variable: text})
 
         assert trace.sources[setting.path] == setting.variable
         assert str(trace.value(setting.path)).lower() == text

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lading.cli import config, serve, verify
+from lading.cli import config, htpasswd, serve, verify
 from lading.oci.errors import LadingError, StartRefused
 
 INTERRUPTED = 130
@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 app.command()(serve.serve)
 app.command()(verify.verify)
+app.command()(htpasswd.htpasswd)
 app.add_typer(config.app, name="config")
 
 
@@ -47,7 +48,8 @@ def _show(error: LadingError) -> None:
     first, *others = str(error).splitlines()
     lines = [f"error: {first}", *(f"       {line}" for line in others)]
     if isinstance(error, StartRefused) and error.hint:
-        lines.append(f" hint: {error.hint}")
+        first, *others = error.hint.splitlines()
+        lines += [f" hint: {first}", *(f"       {line}" for line in others)]
     typer.echo("\n".join(lines), err=True)
 
 

@@ -31,6 +31,12 @@ def serve(  # noqa: PLR0913, PLR0917 - each is a flag
         Path | None, typer.Option(metavar="FILE", help="Speak TLS with this certificate and chain, a PEM file.")
     ] = None,
     tls_key: Annotated[Path | None, typer.Option(metavar="FILE", help="The certificate's private key.")] = None,
+    htpasswd: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The users: only they may push. Made by `lading htpasswd`.")
+    ] = None,
+    open_: Annotated[  # noqa: FBT002 - a flag
+        bool, typer.Option("--open", help="Listen beyond this machine although there is no authentication.")
+    ] = False,
 ) -> None:
     """Run the registry until Ctrl-C or SIGTERM."""
     from lading import app, logs, settings  # noqa: PLC0415 - heavy: `lading --version` is quick without
@@ -43,6 +49,8 @@ def serve(  # noqa: PLR0913, PLR0917 - each is a flag
         "http.workers": workers,
         "http.tls_certificate": tls_certificate,
         "http.tls_key": tls_key,
+        "auth.htpasswd": htpasswd,
+        "auth.open": open_ or None,
     }
     in_force = settings.load(config, flags)
     logs.configure(in_force.log.format)
@@ -58,6 +66,7 @@ def serve(  # noqa: PLR0913, PLR0917 - each is a flag
 
 def _announce(settings: "Settings", listening: "Listening") -> None:
     from lading.logs import STDOUT, event_logger  # noqa: PLC0415 - see `serve`
+    from lading.web import exposure  # noqa: PLC0415
 
     first = listening.addresses[0]
     data = settings.data.absolute()
@@ -74,12 +83,7 @@ def _announce(settings: "Settings", listening: "Listening") -> None:
             push=f"docker push {_authority(first)}/NAME",
             stop="SIGTERM",
         )
-    exposed = [str(address) for address in listening.addresses if not address.is_local]
-    if exposed:
-        event_logger().warning(
-            "everybody who can reach this address may pull, push and delete: there is no authentication",
-            addresses=exposed,
-        )
+    exposure.warn(settings, listening.addresses)
 
 
 def _authority(address: "Address") -> str:

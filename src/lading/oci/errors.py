@@ -3,7 +3,7 @@
     LadingError
     |-- StartRefused                     the server will not start: a sentence, and what to do
     |   |-- SettingsInvalid  PortUnavailable  DataDirectoryInUse  DataDirectoryUnusable  DiskFull
-    |   |-- DatabaseUnusable  SchemaTooNew  StoreMismatch  CertificateUnusable
+    |   |-- DatabaseUnusable  SchemaTooNew  StoreMismatch  CertificateUnusable  UsersUnusable  Exposed
     |   `-- VerifyRefused                  no server: there is nothing that `lading verify` could look at
     |-- ClientGone                       the client left in the middle of its request: no reply is possible
     `-- RegistryError                    answered over HTTP with `status` and the OCI envelope
@@ -13,6 +13,7 @@
         |-- Unauthorized 401  Denied 403
         |-- MethodNotAllowed  DeleteDisabled  BlobInUse                                     405
         |-- BodyTimeout 408  BodyTooLarge 413  TargetTooLong 414  TooManyUploads 429  HeadersTooLarge 431
+        |-- TooManyLogins                                                                   429
         |-- RangeUnsatisfiable  ChunkOutOfOrder                                             416
         `-- Internal (SyncFailed) 500  Busy 503  StorageFull 507
 
@@ -83,6 +84,14 @@ class VerifyRefused(StartRefused):
     """`lading verify` cannot look at the data directory; exit code 1 would say that it found damage."""
 
     exit_code = 2
+
+
+class UsersUnusable(StartRefused):
+    """The file of users cannot be read, or a line of it is no user with a bcrypt hash."""
+
+
+class Exposed(StartRefused):
+    """Without authentication, nothing beyond this machine may reach the server, unless that was said on purpose."""
 
 
 class ClientGone(LadingError):
@@ -274,6 +283,15 @@ class HeadersTooLarge(RegistryError):
     status, code, message = 431, "UNSUPPORTED", "the request headers are too large"
 
 
+class TooManyLogins(RegistryError):
+    """More passwords wait to be checked than can be in time."""
+
+    status, code, message = 429, "TOOMANYREQUESTS", "too many logins at once; try again"
+
+    def __init__(self) -> None:
+        super().__init__(headers={"Retry-After": "1"})
+
+
 class RangeUnsatisfiable(RegistryError):
     """No byte of the blob is in the range asked for."""
 
@@ -314,7 +332,7 @@ class SyncFailed(Internal):
 
 
 class Busy(RegistryError):
-    """The database did not answer in time; what was asked may be tried again."""
+    """The registry cannot say just now, mostly as the database did not answer in time; try again."""
 
     status, code, message = 503, "UNAVAILABLE", "the registry is busy; try again"
 

@@ -19,6 +19,7 @@ from types import FrameType
 from lading.logs import event_logger
 from lading.oci.errors import StartRefused
 from lading.settings import Settings
+from lading.web import exposure
 from lading.web.child import HANDLED_SIGNALS, Child, Generation, fork, stop_seconds
 from lading.web.directory import Claim, claimed
 from lading.web.sockets import Address, address_of, inherited, listen
@@ -76,6 +77,7 @@ def run(settings: Settings, service: Service) -> int:
         listeners = inherited() or listen(settings.http.host, settings.http.port)
         for listener in listeners:
             stack.enter_context(listener)
+        exposure.check(settings.auth, map(address_of, listeners))
         service.prepare()
         return _Supervisor(service, claim, listeners, generation).run()
 

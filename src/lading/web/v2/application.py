@@ -4,14 +4,15 @@ import asyncio
 
 from starlette.types import Message, Receive, Scope, Send
 
-from lading.auth.policy import Policy
+from lading.auth.identity import Identity
+from lading.auth.policy import Action, Policy
 from lading.oci.errors import ClientGone, MethodNotAllowed, RegistryError
 from lading.registry.registry import Registry
 from lading.web import errors
 from lading.web.bodies import Body
 from lading.web.replies import BlobBody, Reply, send_body
 from lading.web.v2.request import Query, Request
-from lading.web.v2.routes import Endpoint, Place, Route, locate, routes
+from lading.web.v2.routes import Place, Route, locate, routes
 
 _DRAIN_BYTES = 8 * 1024 * 1024
 _DRAIN_SECONDS = 5.0
@@ -41,29 +42,34 @@ class V2:
                 reply.body.close()
 
     async def _answer(self, scope: Scope, body: Body) -> Reply:
-        place = locate(scope["raw_path"])
+        authorization = _authorization(scope)
+        try:
+            route, place, repository = self._locate(scope)
+            if scope["method"] == "OPTIONS":
+                return _preflight(route)
+            endpoint = route.methods.get(scope["method"])
+            if endpoint is None:
+                raise MethodNotAllowed(tuple(route.methods))
+        except RegistryError:
+            await self._policy.authorize(authorization, Action.PING, None)
+            raise
+        # Decided here, once, before the body: a long upload is never asked twice.
+        identity = await self._policy.authorize(authorization, endpoint.action, repository or None)
+        reply = await endpoint.handler(self._request(scope, body, place, repository, identity))
         state = scope["state"]
-        state["route"] = place.route
-        state["digest"] = place.target if ":" in place.target else ""
-        route = self._routes[place.route]
-        if scope["method"] == "OPTIONS":
-            return _preflight(route)
-        endpoint = route.methods.get(scope["method"])
-        repository = place.repository
-        state["repository"] = repository
-        if endpoint is None:
-            raise MethodNotAllowed(tuple(route.methods))
-        request = self._request(scope, body, place, endpoint, repository)
-        reply = await endpoint.handler(request)
         state["digest"] = reply.headers.get("Docker-Content-Digest", state["digest"])
         return reply
 
-    def _request(self, scope: Scope, body: Body, place: Place, endpoint: Endpoint, repository: str) -> Request:
-        """Parse the request. Access is decided here, once, before the body: a long upload is never asked twice."""
-        authorization = next((value for key, value in scope["headers"] if key == b"authorization"), None)
-        identity = self._policy.authorize(
-            None if authorization is None else authorization.decode("latin-1"), endpoint.action, repository or None
-        )
+    def _locate(self, scope: Scope) -> tuple[Route, Place, str]:
+        """Return the route, what stands in its path, and the repository; tell them to the access log."""
+        state = scope["state"]
+        place = locate(scope["raw_path"])
+        state["route"] = place.route
+        state["digest"] = place.target if ":" in place.target else ""
+        state["repository"] = repository = place.repository
+        return self._routes[place.route], place, repository
+
+    def _request(self, scope: Scope, body: Body, place: Place, repository: str, identity: Identity) -> Request:
         return Request(
             scope=scope,
             method=scope["method"],
@@ -107,6 +113,12 @@ async def _send_watched(body: Body, reply: Reply, send: Send) -> int:
         return await send_body(send_unless_gone, reply)
     finally:
         gone.cancel()
+
+
+def _authorization(scope: Scope) -> str | None:
+    """Return the header's value; two of them become a list (RFC 9110, 5.3), which no scheme can read."""
+    values = [value for key, value in scope["headers"] if key == b"authorization"]
+    return b", ".join(values).decode("latin-1") if values else None
 
 
 def _preflight(route: Route) -> Reply:
