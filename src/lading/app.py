@@ -8,14 +8,17 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import sqlalchemy as sa
+from starlette.applications import Starlette
+from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from lading import metrics
 from lading.auth import htpasswd
 from lading.auth.htpasswd import Htpasswd
 from lading.auth.passwords import Logins
 from lading.auth.policy import OpenPolicy, Policy, UsersPolicy
-from lading.logs import AccessLog
-from lading.metadata import stores
+from lading.logs import AccessLog, event_logger
+from lading.metadata import stores, uploads
 from lading.metadata.database import Database, create_engine
 from lading.metadata.times import now_us
 from lading.metadata.upgrade import upgrade
@@ -36,6 +39,7 @@ from lading.upkeep import jobs
 from lading.upkeep.expiry import Expiry
 from lading.upkeep.jobs import Job
 from lading.web import health
+from lading.web.metrics import FREE_BYTES, OPEN_UPLOADS, Looks, MetricsPage, beside
 from lading.web.middleware import Front
 from lading.web.v2.application import V2
 
@@ -54,6 +58,7 @@ def prepare(settings: Settings) -> None:
 
     """
     data = settings.data
+    metrics.here.share(settings.http.workers)
     if settings.auth.htpasswd is not None:
         htpasswd.load(settings.auth.htpasswd)
     space = _space(settings)
@@ -139,13 +144,28 @@ async def open_application(settings: Settings, policy: Policy | None = None) -> 
         await stack.enter_async_context(
             jobs.running(_jobs(settings, database, store, registry, known.id), settings.data / "upkeep.lock")
         )
+        if not metrics.here.claim():
+            event_logger().warning("this worker's requests are not in the metrics: too many workers live at once")
         policy = policy or _policy(settings, stack)
         v2 = V2(registry, policy, max_page_entries=settings.lists.max_page_entries)
 
         async def ready() -> None:
             await asyncio.gather(database.read(stores.find), database.scan(stores.find), database.write(stores.find))
 
-        yield Front(v2, health.create(ready=ready), access_log)
+        looks = _looks(database, store)
+        pages = health.create(ready=ready, metrics=MetricsPage(looks, policy).answer)
+        application: ASGIApp = Front(v2, pages, access_log)
+        if settings.metrics.port is not None:
+            alone = Starlette(routes=[Route("/metrics", MetricsPage(looks, None).answer)])
+            application = beside(application, Front(alone, alone, access_log), settings.metrics.port)
+        yield application
+
+
+def _looks(database: Database, store: DiskStore) -> Looks:
+    return {
+        OPEN_UPLOADS: lambda: database.scan(uploads.count),
+        FREE_BYTES: store.free_bytes,
+    }
 
 
 def _policy(settings: Settings, stack: contextlib.AsyncExitStack) -> Policy:

@@ -182,6 +182,19 @@ class Lists(Section):
     max_page_entries: int = Field(default=10000, ge=1, description="Most entries of one page of a list.")
 
 
+class Metrics(Section):
+    """`/metrics`, which on the port of the registry is for this machine and for users only."""
+
+    host: Annotated[str, AfterValidator(_without_controls)] = Field(
+        default="127.0.0.1",
+        min_length=1,
+        description="Address or host name of `metrics.port`. Whoever reaches it reads the metrics, and nothing else.",
+    )
+    port: int | None = Field(
+        default=None, ge=1, le=65535, description="A port of its own for `/metrics`. `null` is none."
+    )
+
+
 class Log(Section):
     """What the server writes to its standard output."""
 
@@ -207,6 +220,7 @@ class Settings(Section):
     manifests: Manifests = Field(default_factory=Manifests)
     deletes: Deletes = Field(default_factory=Deletes)
     lists: Lists = Field(default_factory=Lists)
+    metrics: Metrics = Field(default_factory=Metrics)
     log: Log = Field(default_factory=Log)
 
     def value(self, path: str) -> object:

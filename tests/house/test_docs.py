@@ -7,6 +7,7 @@ from pathlib import Path
 import typer
 
 from lading.cli.main import app
+from lading.metrics import FAMILIES, Counters, Family, Gauge, Histogram
 from lading.oci import errors
 from lading.oci.errors import RegistryError
 from lading.oci.manifest import MAX_DEPTH, MAX_MANIFEST_BYTES, MAX_REFERENCES
@@ -16,6 +17,7 @@ from lading.settings import Setting, catalog, load
 from lading.upkeep.findings import KINDS
 from lading.web import http, middleware
 from lading.web.bodies import IDLE_SECONDS
+from lading.web.metrics import BUILD, FREE_BYTES, OPEN_UPLOADS
 from lading.web.middleware import SEND_SECONDS
 from lading.web.v2.routes import Route, routes
 
@@ -23,6 +25,7 @@ REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
 SETTINGS_PAGE = REFERENCE / "settings.md"
 HTTP_PAGE = REFERENCE / "http.md"
 CLI_PAGE = REFERENCE / "cli.md"
+METRICS_PAGE = REFERENCE / "metrics.md"
 
 
 def test_every_setting_is_in_the_manual_with_its_variable_and_default() -> None:
@@ -45,6 +48,24 @@ def test_the_example_file_in_the_manual_is_valid(tmp_path: Path) -> None:
     settings = load(file, {}, environ={})
 
     assert (settings.data, settings.http.port, settings.uploads.ttl_seconds) == (Path("/srv/registry"), 5001, 86400)
+
+
+def test_every_metric_is_in_the_manual_with_its_type_labels_and_meaning() -> None:
+    """A dashboard is made from the page; a metric that was renamed in the code only is a flat line."""
+    rows = [line for line in METRICS_PAGE.read_text("utf-8").splitlines() if line.startswith("| `")]
+    looked_at = [f"| `{name}` | gauge |  | {meaning} |" for name, meaning in (OPEN_UPLOADS, FREE_BYTES)]
+
+    assert rows == [
+        *map(_metric_row, FAMILIES),
+        *looked_at,
+        f"| `{BUILD[0]}` | gauge | `version`, `python` | {BUILD[1]} |",
+    ]
+
+
+def _metric_row(family: Family) -> str:
+    kind = {Counters: "counter", Histogram: "histogram", Gauge: "gauge"}[type(family)]
+    labels = "" if isinstance(family, Gauge) else ", ".join(f"`{label}`" for label in family.labels)
+    return f"| `{family.name}` | {kind} | {labels} | {family.meaning} |"
 
 
 def test_every_route_is_in_the_manual_with_its_methods_actions_and_spec_ids() -> None:

@@ -54,6 +54,7 @@ def test_nothing_needs_to_be_set() -> None:
         "manifests": {"sparse_indexes": False},
         "deletes": {"enabled": True},
         "lists": {"max_page_entries": 10000},
+        "metrics": {"host": "127.0.0.1", "port": None},
         "log": {"format": "auto"},
     }
 

@@ -20,6 +20,8 @@ import structlog
 from pysqlite3 import dbapi2
 from sqlalchemy.dialects import sqlite
 
+from lading import metrics
+from lading.metrics import here
 from lading.oci.errors import Busy, DatabaseUnusable, Internal, LadingError, StorageFull
 
 FULL_ERROR = "SQLITE_FULL"
@@ -281,7 +283,7 @@ class _Writer(threading.Thread):
 
     def _commit(self, group: list[_Job]) -> None:
         try:
-            with self._lock:
+            with self._lock, here.timed(metrics.COMMIT):
                 connection = self._connected()
                 commit_group(connection, group)
                 if short := [job for job in group if isinstance(job.error, StorageFull)]:
@@ -292,6 +294,8 @@ class _Writer(threading.Thread):
                 job.result, job.error = None, Internal()
         if any(isinstance(job.error, Internal) for job in group):
             self._drop_connection()  # after an I/O error, what it has in memory is not built upon
+        here.observe(metrics.GROUP, len(group))
+        here.set(metrics.WAITING, self.jobs.qsize())
         _answer(group)
 
     def _commit_with_room(self, connection: sa.Connection, group: list[_Job]) -> None:
@@ -429,10 +433,13 @@ def translate(error: BaseException) -> BaseException:
         return error
     name = getattr(cause, "sqlite_errorname", "") or ""
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        here.add(metrics.DATABASE_ERRORS, "busy")
         translated: LadingError = Busy()
     elif name == FULL_ERROR:
+        here.add(metrics.DATABASE_ERRORS, "full")
         translated = StorageFull()
     else:
+        here.add(metrics.DATABASE_ERRORS, metrics.OTHER)
         log.error("database error", error=str(cause), name=name)
         translated = Internal()
     translated.__cause__ = cause

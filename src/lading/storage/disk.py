@@ -20,6 +20,8 @@ from typing import ParamSpec, Self, TypeVar
 
 import structlog
 
+from lading import metrics
+from lading.metrics import here
 from lading.oci.digest import Algorithm, Digest, RunningDigest
 from lading.oci.errors import Busy, Internal, StorageFull, SyncFailed, UploadInvalid
 from lading.storage import probe
@@ -50,10 +52,12 @@ def _translated() -> Iterator[None]:
 
 def _ours(error: OSError) -> StorageFull | Busy | Internal:
     if error.errno in FULL:
+        here.add(metrics.STORE_ERRORS, "full")
         return StorageFull()
     if error.errno in _NO_DESCRIPTORS:
         log.warning("out of file descriptors", error=str(error))
         return Busy("the registry has too many files open; try again")
+    here.add(metrics.STORE_ERRORS, metrics.OTHER)
     log.error("disk error", exc_info=error)
     return Internal()
 
@@ -62,7 +66,8 @@ def sync_directory(path: Path) -> None:
     """Make the directory's entries durable."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(descriptor)
+        with here.timed(metrics.SYNC):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -152,6 +157,15 @@ class DiskStore:
         staging = StagingFile(path, descriptor, status.st_size, self)
         staging.committing = status.st_nlink > 1
         return staging
+
+    async def free_bytes(self) -> int:
+        """Return the room that is left for unprivileged users on the disk."""
+
+        def look() -> int:
+            status = os.statvfs(self._data)
+            return status.f_bavail * status.f_frsize
+
+        return await self.in_thread(look)
 
     async def list_staged(self) -> list[str]:
         """Return the ids of all staging files."""
@@ -342,8 +356,10 @@ class StagingFile:
 
 def _sync(descriptor: int) -> None:
     try:
-        os.fsync(descriptor)
+        with here.timed(metrics.SYNC):
+            os.fsync(descriptor)
     except OSError as error:
+        here.add(metrics.STORE_ERRORS, "sync")
         log.exception("fsync failed")
         raise SyncFailed from error
 

@@ -16,7 +16,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from lading.logs import event_logger
-from lading.oci.errors import LadingError
+from lading.oci.errors import LadingError, RegistryError
 
 READY_SECONDS = 2.0
 DEFAULT_AUTHORITY = "localhost:5000"
@@ -44,7 +44,10 @@ _HEADERS = {
 }
 
 
-def create(*, ready: Callable[[], Awaitable[None]]) -> ASGIApp:
+Page = Callable[[Request], Awaitable[Response]]
+
+
+def create(*, ready: Callable[[], Awaitable[None]], metrics: Page) -> ASGIApp:
     """Return the application; `ready` raises while requests could not be served: a LadingError is shown."""
 
     async def readyz(_: Request) -> Response:
@@ -56,8 +59,9 @@ def create(*, ready: Callable[[], Awaitable[None]]) -> ASGIApp:
             Route("/healthz", _alive),
             Route("/livez", _alive),
             Route("/readyz", readyz),
+            Route("/metrics", metrics),
         ],
-        exception_handlers={HTTPException: _error},
+        exception_handlers={HTTPException: _error, RegistryError: _refusal},
     )
 
 
@@ -97,6 +101,11 @@ def _not_ready(sentence: str) -> Response:
 async def _error(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return _reply(f"{error.detail}\n", status=error.status_code, headers=error.headers)
+
+
+async def _refusal(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RegistryError)
+    return _reply(f"{error}\n", status=error.status, headers=error.headers)
 
 
 def _reply(

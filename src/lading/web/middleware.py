@@ -9,6 +9,7 @@ import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lading.logs import AccessLog
+from lading.metrics import here
 from lading.oci.errors import (
     ClientGone,
     Denied,
@@ -99,6 +100,9 @@ class _Exchange:
         """Write the access log's line."""
         state = self._scope["state"]
         client = self._scope.get("client")
+        received, sent = state.get("received", 0), state.get("bytes", 0)
+        duration_ns = time.perf_counter_ns() - self._began_ns
+        here.request(state.get("route"), self._scope["method"], self.status, received, sent, duration_ns)
         access_log.write(
             request_id=self.request_id,
             method=self._scope["method"],
@@ -106,9 +110,9 @@ class _Exchange:
             repository=state.get("repository") or None,
             digest=state.get("digest") or None,
             status=self.status,
-            sent_bytes=state.get("bytes", 0),
-            received_bytes=state.get("received", 0),
-            duration_us=(time.perf_counter_ns() - self._began_ns) // 1000,
+            sent_bytes=sent,
+            received_bytes=received,
+            duration_us=duration_ns // 1000,
             client=client[0] if client else None,
         )
 

@@ -12,13 +12,13 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
 
 from lading.logs import event_logger
-from lading.oci.errors import StartRefused
-from lading.settings import Settings
+from lading.oci.errors import PortUnavailable, StartRefused
+from lading.settings import Metrics, Settings
 from lading.web import exposure
 from lading.web.child import HANDLED_SIGNALS, Child, Generation, fork, stop_seconds
 from lading.web.directory import Claim, claimed
@@ -78,6 +78,8 @@ def run(settings: Settings, service: Service) -> int:
         for listener in listeners:
             stack.enter_context(listener)
         exposure.check(settings.auth, map(address_of, listeners))
+        for listener in _listen_for_metrics(settings.metrics, {address_of(listener).port for listener in listeners}):
+            listeners.append(stack.enter_context(listener))
         service.prepare()
         return _Supervisor(service, claim, listeners, generation).run()
 
@@ -89,6 +91,21 @@ def _generation(settings: Settings) -> Generation:
         certificate = Certificate(http.tls_certificate, http.tls_key)
         certificate.check()
     return Generation(settings, certificate)
+
+
+def _listen_for_metrics(metrics: Metrics, taken: Collection[int | None]) -> list[socket.socket]:
+    """Return the sockets of `metrics.port`, if there is one; by its port a worker knows what it may answer there."""
+    if metrics.port is None:
+        return []
+    if metrics.port in taken:
+        raise PortUnavailable(
+            f"metrics.port is {metrics.port}, the port of the registry itself",
+            "give another, or none: /metrics is also on the port of the registry, for this machine and for users",
+        )
+    try:
+        return listen(metrics.host, metrics.port)
+    except PortUnavailable as error:
+        raise PortUnavailable(f"metrics: {error.message}", "give another metrics.host or metrics.port") from error
 
 
 def _raise_descriptor_limit() -> None:
@@ -310,7 +327,12 @@ class _Supervisor:
         if self.announced or self.stopping or ready < self.serving.settings.http.workers:
             return
         self.announced = True
-        self.service.announce(Listening(tuple(map(address_of, self.listeners)), ready))
+        self.service.announce(Listening(tuple(self._addresses()), ready))
+
+    def _addresses(self) -> list[Address]:
+        """Return where the registry listens; that of the metrics is not announced."""
+        aside = self.serving.settings.metrics.port
+        return [address for address in map(address_of, self.listeners) if aside is None or address.port != aside]
 
     def _kill_the_late(self) -> None:
         killed = sorted(child.pid for child in self.children.values() if child.kill_if_late())

@@ -15,7 +15,9 @@ import uvicorn
 import uvloop
 from starlette.types import ASGIApp
 
+from lading import metrics
 from lading.logs import event_logger
+from lading.metrics import here
 from lading.oci.errors import StartRefused
 from lading.web.http import HEAD_SECONDS, Http
 from lading.web.sockets import BACKLOG
@@ -152,6 +154,11 @@ class _Server(uvicorn.Server):
 
     def _protocol(self) -> asyncio.Protocol:
         return Http(config=self.config, server_state=self.server_state, app_state={})
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second: tell how many connections there are."""
+        here.set(metrics.CONNECTIONS, len(self.server_state.connections))
+        return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002 - uvicorn's signature
         """Answer what was accepted, then end the rest within the grace."""
