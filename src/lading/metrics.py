@@ -9,6 +9,7 @@ import fcntl
 import itertools
 import mmap
 import os
+import struct
 import threading
 import time
 from bisect import bisect_left
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 CELL_BYTES = 8
+_FLOCK = "hhqqi"  # struct flock: type, whence, start, length, pid
 MIN_ROWS = 32
 OTHER = "other"
 ROUTES = ("ping", "blob", "uploads", "upload", "manifest", "tags", "referrers", "catalog", OTHER)
@@ -90,6 +92,7 @@ _NO_LABEL: tuple[tuple[str, ...], ...] = ((),)
 _BY_ROUTE = tuple((route,) for route in ROUTES)
 
 STARTS = Counters("lading_worker_starts_total", "Worker processes that began.", (), _NO_LABEL, 0)
+WORKERS = Gauge("lading_workers", "Worker processes that live.", STARTS.first + STARTS.width)
 REQUESTS = Counters(
     "lading_http_requests_total",
     "Requests that were answered, or whose client left (499).",
@@ -98,7 +101,7 @@ REQUESTS = Counters(
         (route, method, status)
         for route, method, status in itertools.product(ROUTES, METHODS, (*map(str, STATUSES), OTHER))
     ),
-    STARTS.first + STARTS.width,
+    WORKERS.first + WORKERS.width,
 )
 RECEIVED = Counters(
     "lading_http_received_bytes_total",
@@ -163,9 +166,10 @@ DATABASE_ERRORS = Counters(
     WAITING.first + WAITING.width,
 )
 FAMILIES: tuple[Family, ...] = (
-    *(STARTS, REQUESTS, RECEIVED, SENT, DURATION, CONNECTIONS),
+    *(STARTS, WORKERS, REQUESTS, RECEIVED, SENT, DURATION, CONNECTIONS),
     *(SYNC, STORE_ERRORS, COMMIT, GROUP, WAITING, DATABASE_ERRORS),
 )
+GAUGES = tuple(family for family in FAMILIES if isinstance(family, Gauge))
 CELLS = DATABASE_ERRORS.first + DATABASE_ERRORS.width
 
 _ROUTE = {route: number for number, route in enumerate(ROUTES)}
@@ -186,6 +190,7 @@ class Shared:
         os.ftruncate(self._descriptor, rows * CELLS * CELL_BYTES)
         self._cells = memoryview(mmap.mmap(self._descriptor, 0)).cast("Q")
         self._rows = rows
+        self._own: int | None = None
 
     def claim(self) -> memoryview | None:
         """Return a row that no living process has, or None.
@@ -197,13 +202,24 @@ class Shared:
                 fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
             except OSError:
                 continue
+            self._own = number
             return self._row(number)
         return None
 
     def totals(self) -> list[int]:
-        """Return the sum of all rows, cell by cell."""
-        used = [row for row in map(self._row, range(self._rows)) if row[STARTS.first]]
-        return [sum(cells) for cells in zip(*used, strict=True)]
+        """Return the sum of all rows, cell by cell; of gauges only those of processes that live."""
+        used = [number for number in range(self._rows) if self._row(number)[STARTS.first]]
+        totals = [sum(cells) for cells in zip([0] * CELLS, *map(self._row, used), strict=True)]
+        living = [self._row(number) for number in used if self._lives(number)]
+        for gauge in GAUGES:
+            totals[gauge.first] = sum(row[gauge.first] for row in living)
+        return totals
+
+    def _lives(self, number: int) -> bool:
+        """Tell whether a process holds the lock on a row; this one's own is not in its way."""
+        wanted = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, number, 1, 0)
+        found: int = struct.unpack(_FLOCK, fcntl.fcntl(self._descriptor, fcntl.F_GETLK, wanted))[0]
+        return number == self._own or found != fcntl.F_UNLCK
 
     def _row(self, number: int) -> memoryview:
         return self._cells[number * CELLS : (number + 1) * CELLS]
@@ -228,9 +244,9 @@ class Process:
         row = self._shared.claim() if self._shared is not None else None
         if row is not None:
             self._cells = row
-        for family in FAMILIES:
-            if isinstance(family, Gauge):
-                self.set(family, 0)
+        for gauge in GAUGES:
+            self.set(gauge, 0)
+        self.set(WORKERS, 1)
         self.add(STARTS)
         return row is not None
 

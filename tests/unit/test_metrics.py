@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from starlette.types import Message
 
 from lading import metrics
 from lading.auth.policy import OpenPolicy
-from lading.metrics import OTHER, REQUESTS, Process
+from lading.metrics import OTHER, REQUESTS, Counters, Gauge, Process
 from lading.oci import errors
 from lading.oci.errors import Denied, RegistryError
 from lading.web.metrics import MetricsPage
@@ -65,40 +66,81 @@ def test_a_request_is_counted_under_its_own_labels(route: str, status: int) -> N
     assert totals[first + metrics.DURATION.cells_each - 1] == 1000 * len(metrics.METHODS)
 
 
-def test_a_row_is_one_process_alone_and_the_next_one_goes_on_with_it() -> None:
-    """Two writers in one row lose counts; a row that is begun anew loses them all."""
-    parent = Process()
-    parent.share(1)
-    told, tell = os.pipe()
-    children = []
-    for _ in range(3):
+class Family:
+    """Forks of this process that count something and then wait, until they are killed."""
+
+    def __init__(self, parent: Process) -> None:
+        self._parent = parent
+        self.pids: list[int] = []
+
+    def bear(self, *, waiting: int = 0) -> bool:
+        """Fork one, and tell whether it got a row."""
+        told, tell = os.pipe()
         pid = os.fork()
         if pid == 0:
-            claimed = parent.claim()
-            parent.request("ping", "GET", 200, 0, 0, 0)
-            parent.set(metrics.WAITING, 7)
+            claimed = self._parent.claim()
+            self._parent.request("ping", "GET", 200, 0, 0, 0)
+            self._parent.set(metrics.WAITING, waiting)
             os.write(tell, b"1" if claimed else b"0")
-            signal.pause()
-        children.append(pid)
-    assert b"".join(os.read(told, 1) for _ in children) == b"111"
-    assert (parent.totals()[metrics.STARTS.first], _pings(parent)) == (3, 3)
-    assert parent.totals()[metrics.WAITING.first] == 21
+            while True:
+                signal.pause()
+        self.pids.append(pid)
+        os.close(tell)
+        with os.fdopen(told, "rb") as pipe:
+            return pipe.read(1) == b"1"
 
-    for pid in children:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-    for number in range(4, 6):
-        pid = os.fork()
-        if pid == 0:
-            parent.claim()
-            parent.request("ping", "GET", 200, 0, 0, 0)
-            os._exit(0)
-        os.waitpid(pid, 0)
-        assert (parent.totals()[metrics.STARTS.first], _pings(parent)) == (number, number)
+    def kill(self, count: int = 1000) -> None:
+        """Kill the oldest."""
+        gone, self.pids = self.pids[:count], self.pids[count:]
+        for pid in gone:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
 
-    assert parent.totals()[metrics.WAITING.first] == 14, "the one row that was taken over twice begins at nothing"
-    os.close(told)
-    os.close(tell)
+
+@pytest.fixture
+def shared() -> Process:
+    process = Process()
+    process.share(1)
+    return process
+
+
+@pytest.fixture
+def family(shared: Process) -> Iterator[Family]:
+    forks = Family(shared)
+    yield forks
+    forks.kill()
+
+
+def total(process: Process, cells: Counters | Gauge, place: int = 0) -> int:
+    return process.totals()[cells.first + place]
+
+
+def test_a_row_is_one_process_alone_and_the_next_one_goes_on_with_it(shared: Process, family: Family) -> None:
+    """Two writers in one row lose counts; a row that is begun anew loses them all."""
+    for number in range(1, 4):
+        assert family.bear()
+        assert (total(shared, metrics.STARTS), _pings(shared)) == (number, number)
+
+    family.kill(2)
+    assert (total(shared, metrics.STARTS), _pings(shared)) == (3, 3)
+    for number in range(4, 9):
+        assert family.bear()
+        assert (total(shared, metrics.STARTS), _pings(shared)) == (number, number)
+
+
+def test_what_is_so_now_is_that_of_the_living(shared: Process, family: Family) -> None:
+    """A worker that was killed, or left at a reload, has no connections."""
+    for _ in range(3):
+        family.bear(waiting=7)
+    assert (total(shared, metrics.WAITING), total(shared, metrics.WORKERS)) == (21, 3)
+
+    family.kill(1)
+    assert (total(shared, metrics.WAITING), total(shared, metrics.WORKERS)) == (14, 2)
+    family.bear()
+    assert (total(shared, metrics.WAITING), total(shared, metrics.WORKERS)) == (14, 3)
+    assert shared.claim()
+    shared.set(metrics.WAITING, 1)
+    assert (total(shared, metrics.WAITING), total(shared, metrics.WORKERS)) == (15, 4)
 
 
 def _pings(process: Process) -> int:
@@ -110,22 +152,14 @@ def test_more_processes_than_rows_count_for_themselves(monkeypatch: pytest.Monke
     monkeypatch.setattr(metrics, "MIN_ROWS", 1)
     parent = Process()
     parent.share(0)
-    told, tell = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        parent.claim()
-        os.write(tell, b"1")
-        signal.pause()
-    os.read(told, 1)
+    family = Family(parent)
+    try:
+        assert family.bear()
 
-    assert parent.claim() is False
-
-    parent.request("ping", "GET", 200, 0, 0, 0)
-    assert _pings(parent) == 0
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    os.close(told)
-    os.close(tell)
+        assert not family.bear()
+        assert _pings(parent) == 1
+    finally:
+        family.kill()
 
 
 @pytest.mark.parametrize(
