@@ -59,8 +59,7 @@ def prepare(settings: Settings) -> None:
     """
     data = settings.data
     metrics.here.share(settings.http.workers)
-    if settings.auth.htpasswd is not None:
-        htpasswd.load(settings.auth.htpasswd)
+    check_users(settings)
     space = _space(settings)
     store = DiskStore(data, space)
     try:
@@ -90,6 +89,17 @@ def _space(settings: Settings) -> Space:
 
 def _disk_full(data: Path) -> DiskFull:
     return DiskFull(f"the disk of {data} is full", "make some room on that disk and start again")
+
+
+def check_users(settings: Settings) -> None:
+    """Read the file of users, where there is one. At the start and at each reload, which are refused in time.
+
+    Raises:
+        UsersUnusable: no worker could tell who may come in.
+
+    """
+    if settings.auth.htpasswd is not None:
+        htpasswd.load(settings.auth.htpasswd)
 
 
 def check_identity(connection: sa.Connection, data: Path) -> None:

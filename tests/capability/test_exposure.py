@@ -2,6 +2,7 @@
 
 import os
 import pty
+import signal
 import socket
 import subprocess
 import time
@@ -12,8 +13,9 @@ from typing import Any
 import bcrypt
 import pytest
 
+from tests.capability.program import Serve, Server
 from tests.capability.server import LADING, until
-from tests.capability.test_serve import Serve, Server, lading, serve  # noqa: F401 - `serve` is a fixture
+from tests.capability.test_serve import lading
 
 TOP = Path(__file__).parents[2]
 OPEN = "everybody who can reach this address may pull, push and delete: there is no authentication"
@@ -52,7 +54,7 @@ def test_without_users_nothing_beyond_this_machine_is_listened_on(tmp_path: Path
     assert not (tmp_path / "data" / "lading.db").exists()
 
 
-def test_the_way_that_the_refusal_names_is_one(tmp_path: Path, serve: Serve) -> None:  # noqa: F811
+def test_the_way_that_the_refusal_names_is_one(tmp_path: Path, serve: Serve) -> None:
     """Two lines from the refusal to a registry with a lock."""
     made = subprocess.run(
         [*LADING, "htpasswd", "users.htpasswd", "alice", "--stdin"],
@@ -72,7 +74,7 @@ def test_the_way_that_the_refusal_names_is_one(tmp_path: Path, serve: Serve) -> 
 
 
 @pytest.mark.parametrize("way", ["flag", "variable"])
-def test_open_is_said_on_purpose_and_warned_about(serve: Serve, way: str) -> None:  # noqa: F811
+def test_open_is_said_on_purpose_and_warned_about(serve: Serve, way: str) -> None:
     """Behind a firewall it is fine, and must be seen to be so."""
     asked = {"flag": (("--open",), {}), "variable": ((), {"LADING_AUTH__OPEN": "true"})}
     arguments, environ = asked[way]
@@ -84,7 +86,7 @@ def test_open_is_said_on_purpose_and_warned_about(serve: Serve, way: str) -> Non
     assert server.events(OPEN)[0]["addresses"] == [f"0.0.0.0:{server.port}"]
 
 
-def test_on_loopback_nothing_is_asked_and_nothing_warned(serve: Serve) -> None:  # noqa: F811
+def test_on_loopback_nothing_is_asked_and_nothing_warned(serve: Serve) -> None:
     """The first minute with Lading is one command."""
     server = serve("--host", "127.0.0.1")
 
@@ -92,7 +94,7 @@ def test_on_loopback_nothing_is_asked_and_nothing_warned(serve: Serve) -> None: 
     assert events(server, OPEN, CLEAR) == []
 
 
-def test_open_beside_users_opens_nothing(serve: Serve, users: Path) -> None:  # noqa: F811
+def test_open_beside_users_opens_nothing(serve: Serve, users: Path) -> None:
     """A flag that was forgotten in a unit file must not undo the lock."""
     server = serve("--host", "0.0.0.0", "--open", "--htpasswd", str(users))
 
@@ -136,6 +138,34 @@ def test_reading_for_all_without_users_is_a_mistake(tmp_path: Path) -> None:
 
     assert result.returncode == 2
     assert "auth.anonymous_pull (LADING_AUTH__ANONYMOUS_PULL): found true, wanted auth.htpasswd" in result.stderr
+
+
+# At a reload
+
+
+def test_a_reload_that_would_open_the_door_is_refused(serve: Serve, tmp_path: Path, users: Path) -> None:
+    """Taking the users out of the file must not let everybody in; nor may users that cannot be read shut it."""
+    (tmp_path / "lading.yaml").write_text(f"auth: {{htpasswd: {users}}}\n")
+    server = serve("--host", "0.0.0.0")
+    server.wire.request("GET", "/v2/").expect(401)
+
+    (tmp_path / "lading.yaml").write_text("auth: {}\n")
+    server.signal(signal.SIGHUP)
+    assert until(lambda: len(failed(server)) == 1)
+    (tmp_path / "lading.yaml").write_text("auth: {htpasswd: nowhere}\n")
+    server.signal(signal.SIGHUP)
+    assert until(lambda: len(failed(server)) == 2)
+
+    assert failed(server)[0].startswith("without authentication everybody who reaches 0.0.0.0:")
+    assert failed(server)[1] == "nowhere: cannot be read: no such file or directory"
+    server.wire.request("GET", "/v2/").expect(401)
+    (tmp_path / "lading.yaml").write_text(f"auth: {{htpasswd: {users}, anonymous_pull: true}}\n")
+    server.signal(signal.SIGHUP)
+    assert until(lambda: server.wire.request("GET", "/v2/_catalog").status == 200)
+
+
+def failed(server: Server) -> list[str]:
+    return [event["reason"] for event in server.events("reload failed: the workers with the old settings go on")]
 
 
 # lading htpasswd

@@ -14,13 +14,12 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pysqlite3 import dbapi2
 
 from tests.capability.content import digest_of
-from tests.capability.program import HOST, START_SECONDS, HalfSent, Serve, Server, environment, is_gone, supervised
+from tests.capability.program import HOST, START_SECONDS, HalfSent, Serve, environment, is_gone, supervised
 from tests.capability.server import LADING, until
 from tests.wire import Wire, WireError
 

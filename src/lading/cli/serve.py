@@ -54,11 +54,17 @@ def serve(  # noqa: PLR0913, PLR0917 - each is a flag
     }
     in_force = settings.load(config, flags)
     logs.configure(in_force.log.format)
+
+    def reread() -> settings.Settings:
+        new = settings.load(config, flags)
+        app.check_users(new)
+        return new
+
     service = server.Service(
         prepare=lambda: app.prepare(in_force),
         application=app.open_application,
         announce=lambda listening: _announce(in_force, listening),
-        reread=lambda: settings.load(config, flags),
+        reread=reread,
     )
     code = server.run(in_force, service)
     raise typer.Exit(code)

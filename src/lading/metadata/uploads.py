@@ -104,8 +104,3 @@ def expired(tx: sa.Connection, *, at_us: int, entries: int) -> list[str]:
 def exists(tx: sa.Connection, upload_id: str) -> bool:
     """Tell whether the session has a row, expired or not."""
     return _EXISTS.one(tx, upload_id=upload_id) is not None
-
-
-def count(tx: sa.Connection) -> int:
-    """Return how many sessions there are, expired ones that are not ended yet included."""
-    return tx.scalar(_COUNT) or 0

@@ -239,7 +239,9 @@ class _Supervisor:
     def _reload(self) -> None:
         """Start workers with the settings as they are now; the ones that serve do not notice."""
         try:
-            self.candidate = _generation(_with_fixed(self.service.reread(), self.serving.settings))
+            settings = _with_fixed(self.service.reread(), self.serving.settings)
+            exposure.check(settings.auth, self._addresses())
+            self.candidate = _generation(settings)
             self.candidate_end = time.monotonic() + RELOAD_SECONDS
             for _ in range(self.candidate.settings.http.workers):
                 self._fork(self.candidate)
@@ -357,12 +359,12 @@ class _Supervisor:
 
 def _with_fixed(new: Settings, old: Settings) -> Settings:
     """Return `new` with what cannot change while the server runs as it is in `old`; say so where they differ."""
-    fixed = ("data", "http.host", "http.port", "log.format")
+    fixed = ("data", "http.host", "http.port", "metrics.host", "metrics.port", "log.format")
     differing = [path for path in fixed if new.value(path) != old.value(path)]
     if differing:
         event_logger().warning("settings that only a restart can change stay as they are", settings=differing)
     http = new.http.model_copy(update={"host": old.http.host, "port": old.http.port})
-    return new.model_copy(update={"data": old.data, "http": http, "log": old.log})
+    return new.model_copy(update={"data": old.data, "http": http, "metrics": old.metrics, "log": old.log})
 
 
 def _noted(_: int, __: FrameType | None) -> None:
