@@ -90,14 +90,14 @@ def test_config_check_shows_each_setting_and_where_it_was_read(tmp_path: Path) -
 
 def test_config_check_tells_everything_that_is_wrong(tmp_path: Path) -> None:
     """Exit code 2 tells a deployment's script; the sentences tell a person."""
-    (tmp_path / "lading.yaml").write_text("http: {port: x}\nstorage: y")
+    (tmp_path / "lading.yaml").write_text("http: {port: x}\nstores: y")
 
     text = lading("config", "check", cwd=tmp_path)
     document = lading("config", "check", "--json", cwd=tmp_path)
 
     assert (text.returncode, document.returncode, text.stdout) == (2, 2, "")
     assert text.stderr == (
-        "error: storage (lading.yaml): unknown setting\n"
+        "error: stores (lading.yaml): unknown setting\n"
         '       http.port (lading.yaml): found "x", wanted a whole number\n'
         " hint: docs/reference/settings.md lists every setting\n"
     )
