@@ -91,7 +91,7 @@ class Connection:
     """One connection: whole requests by `request`, or bytes by `send` and replies by `read_reply`."""
 
     def __init__(self, host: str, port: int, timeout_seconds: float, tls: ssl.SSLContext | None = None) -> None:
-        self._authority = f"{host}:{port}"
+        self._authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         plain = socket.create_connection((host, port), timeout_seconds)
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket = plain if tls is None else tls.wrap_socket(plain, server_hostname=host)
