@@ -469,10 +469,10 @@ def test_the_front_page_repeats_no_markup(serve: Serve) -> None:
     """The Host header is whatever a client sends; a name without a dot would send docker to Docker Hub."""
     wire = serve().wire
 
-    hostile = wire.request("GET", "/", headers={"Accept": "text/html", "Host": "<script>alert(1)</script>"})
+    hostile = wire.request("GET", "/", headers={"Accept": "text/html", "Host": "it's&co"})
     bare = wire.request("GET", "/", headers={"Host": "registry"})
 
-    assert b"<script" not in hostile.body
+    assert b"it's" not in hostile.body
     assert b"docker push localhost:5000/alpine" in hostile.body
     assert b"docker push registry:80/alpine" in bare.body
 

@@ -15,7 +15,7 @@ from lading.oci.names import MAX_NAME_CHARACTERS
 from lading.oci.ranges import MAX_RANGES
 from lading.settings import Setting, catalog, load
 from lading.upkeep.findings import KINDS
-from lading.web import http, middleware
+from lading.web import http_head, middleware
 from lading.web.bodies import IDLE_SECONDS
 from lading.web.metrics import BUILD, FREE_BYTES, OPEN_UPLOADS
 from lading.web.middleware import SEND_SECONDS
@@ -105,8 +105,8 @@ def test_the_limits_in_the_manual_are_those_of_the_code() -> None:
         "manifest": f"{MAX_MANIFEST_BYTES // 2**20} MiB",
         "nesting of a manifest": f"{MAX_DEPTH} levels",
         "references of a manifest": str(MAX_REFERENCES),
-        "request target, path and query": f"{http.MAX_TARGET_BYTES // 1024} KiB",
-        "header fields together": f"{http.MAX_HEADERS_BYTES // 1024} KiB",
+        "request target, path and query": f"{http_head.MAX_TARGET_BYTES // 1024} KiB",
+        "header fields together": f"{http_head.MAX_HEADERS_BYTES // 1024} KiB",
         "number of header fields": str(middleware.MAX_HEADER_FIELDS),
         "repository name": f"{MAX_NAME_CHARACTERS} characters",
         "ranges of one `Range`": str(MAX_RANGES),

@@ -1,6 +1,5 @@
 """Upload sessions: start, append, commit, cancel. Object durable, then row committed, then the answer (I1)."""
 
-import asyncio
 import contextlib
 import uuid
 from collections import OrderedDict
@@ -33,10 +32,9 @@ from lading.oci.ranges import ChunkRange, upload_range
 from lading.registry.blobs import link
 from lading.storage.disk import DiskStore, StagingFile
 
-Content = AsyncIterator[Sequence[bytes]]
+Content = AsyncIterator[Sequence[bytes | memoryview]]
 
 _NO_LIMIT = 2**63 - 1
-_OVERLAP_BYTES = 64 * 1024
 _CHEAP_TO_REHASH_BYTES = 256 * 1024
 _MAX_RUNNING_DIGESTS = 4096
 _COMMIT_TRIES = 8
@@ -367,31 +365,16 @@ def _commit(  # noqa: PLR0913, PLR0917 - one transaction
 
 
 async def _write(staging: StagingFile, content: Content, running: RunningDigest | None, most_bytes: int) -> int:
-    """Append the content, a piece being hashed and written while the next one is received; return its bytes.
+    """Append the content; return its bytes. The server receives the next piece while one is hashed and written.
 
     It stops before a piece that would go past `most_bytes`, and returns a number that is over it.
     """
     received = 0
-    writing: asyncio.Task[None] | None = None
-    try:
-        async for buffers in content:
-            piece_bytes = sum(map(len, buffers))
-            received += piece_bytes
-            if received > most_bytes:
-                break
-            if writing is not None:
-                await writing
-            writing = None
-            if piece_bytes > _OVERLAP_BYTES:
-                writing = asyncio.create_task(staging.append(buffers, running))
-            else:
-                await staging.append(buffers, running)
-    except BaseException:
-        if writing is not None:
-            await asyncio.gather(writing, return_exceptions=True)
-        raise
-    if writing is not None:
-        await writing
+    async for buffers in content:
+        received += sum(map(len, buffers))
+        if received > most_bytes:
+            break
+        await staging.append(buffers, running)
     return received
 
 

@@ -37,6 +37,7 @@ log = structlog.get_logger(__name__)
 _THREADS = 8
 _INLINE_BYTES = 64 * 1024
 _REHASH_BYTES = 1024 * 1024
+_PROBED_BYTES = 256 * 1024
 _MAX_VECTOR = 512
 _NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
 
@@ -218,6 +219,30 @@ class DiskObject:
     def __init__(self, descriptor: int, threads: ThreadPoolExecutor) -> None:
         self._descriptor = descriptor
         self._threads = threads
+
+    @property
+    def descriptor(self) -> int:
+        """The open file, for `sendfile`, after `load`; -1 once it is closed."""
+        return self._descriptor
+
+    async def load(self, offset: int, length: int) -> None:
+        """Have a part of the content in the page cache, so that sending it does not wait for the disk."""
+        if not all(map(self._is_cached, (*range(offset, offset + length, _PROBED_BYTES), offset + length - 1))):
+            await _run(self._threads, self._load, offset, length)
+
+    def _is_cached(self, offset: int) -> bool:
+        try:
+            os.preadv(self._descriptor, [bytearray(1)], offset, os.RWF_NOWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:  # a file system without this flag: sending finds out
+            return True
+        return True
+
+    def _load(self, offset: int, length: int) -> None:
+        os.posix_fadvise(self._descriptor, offset, 2 * length, os.POSIX_FADV_WILLNEED)  # the next part, too
+        for start in range(offset, offset + length, _REHASH_BYTES):
+            os.pread(self._descriptor, min(_REHASH_BYTES, offset + length - start), start)
 
     async def read(self, offset: int, length: int) -> bytes:
         """Return up to `length` bytes at `offset`; empty past the end."""

@@ -20,7 +20,8 @@ from lading.oci.errors import (
     TargetTooLong,
 )
 from lading.web import errors
-from lading.web.http import MAX_HEADERS_BYTES, MAX_TARGET_BYTES
+from lading.web.http_head import MAX_HEADERS_BYTES, MAX_TARGET_BYTES
+from lading.web.replies import ZERO_COPY
 
 log = structlog.get_logger(__name__)
 
@@ -83,6 +84,9 @@ class _Exchange:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             message["headers"].append(self._id_header)
+        if message["type"] == ZERO_COPY:  # a large piece, for which the server minds that it moves
+            await self._send(message)
+            return
         async with asyncio.timeout(SEND_SECONDS):
             await self._send(message)
 

@@ -11,6 +11,10 @@ from lading.oci.ranges import ByteRange
 from lading.storage.disk import DiskObject
 
 PIECE_BYTES = 256 * 1024
+_FILE_PIECE_BYTES = 4 * 1024 * 1024
+ZERO_COPY = "http.response.zerocopysend"
+"""ASGI's extension by which a server sends a part of an open file."""
+
 _BODILESS = frozenset({204, 304})
 
 
@@ -84,8 +88,10 @@ def new_boundary() -> str:
     return secrets.token_hex(16)
 
 
-async def send_body(send: Send, reply: Reply, *, more: bool = False) -> int:
+async def send_body(send: Send, reply: Reply, *, zero_copy: bool, more: bool = False) -> int:
     """Send the reply's body; return how many bytes. With `more` the message stays open for the caller to end.
+
+    `zero_copy` tells whether the server takes files.
 
     Raises:
         ClientGone: there is nobody to send to (raised by `send`).
@@ -97,6 +103,8 @@ async def send_body(send: Send, reply: Reply, *, more: bool = False) -> int:
         await _send(send, reply.body, more=more)
         return len(reply.body)
     body = reply.body
+    if zero_copy and isinstance(body.content, DiskObject) and len(body.ranges) == 1 and not body.boundary:
+        return await _send_file(send, body.content, body.ranges[0], more=more)
     sent = 0
     for part in body.ranges:
         if body.boundary:
@@ -109,6 +117,17 @@ async def send_body(send: Send, reply: Reply, *, more: bool = False) -> int:
         await _send(send, tail, more=more)
         sent += len(tail)
     return sent
+
+
+async def _send_file(send: Send, content: DiskObject, part: ByteRange, *, more: bool) -> int:
+    offset, end = part.first, part.last + 1
+    while offset < end:
+        count = min(_FILE_PIECE_BYTES, end - offset)
+        await content.load(offset, count)
+        message = {"type": ZERO_COPY, "file": content.descriptor, "offset": offset, "count": count}
+        offset += count
+        await send({**message, "more_body": more or offset < end})
+    return part.length
 
 
 async def _send_range(send: Send, body: BlobBody, part: ByteRange, *, more: bool) -> int:

@@ -152,7 +152,7 @@ class _Server(uvicorn.Server):
             ssl_shutdown_timeout=TLS_END_SECONDS,
         )
 
-    def _protocol(self) -> asyncio.Protocol:
+    def _protocol(self) -> asyncio.BaseProtocol:
         return Http(config=self.config, server_state=self.server_state, app_state={})
 
     async def on_tick(self, counter: int) -> bool:
@@ -192,7 +192,7 @@ async def _until(holds: Callable[[], bool], seconds: float) -> bool:
 def _configuration(application: ASGIApp, grace_seconds: int) -> uvicorn.Config:
     return uvicorn.Config(
         application,
-        http=Http,
+        http=Http,  # type: ignore[arg-type] # a buffered protocol, which uvicorn's own types do not know of
         ws="none",
         lifespan="off",
         interface="asgi3",

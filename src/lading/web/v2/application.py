@@ -10,7 +10,7 @@ from lading.oci.errors import ClientGone, MethodNotAllowed, RegistryError
 from lading.registry.registry import Registry
 from lading.web import errors
 from lading.web.bodies import Body
-from lading.web.replies import BlobBody, Reply, send_body
+from lading.web.replies import ZERO_COPY, BlobBody, Reply, send_body
 from lading.web.v2.request import Query, Request
 from lading.web.v2.routes import Place, Route, locate, routes
 
@@ -29,7 +29,7 @@ class V2:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request. What went into the access log's record is in `scope["state"]`."""
-        body = Body(receive, _declared_bytes(scope))
+        body = Body(scope, receive, _declared_bytes(scope))
         try:
             reply = await self._answer(scope, body)
         except RegistryError as error:
@@ -85,6 +85,7 @@ class V2:
     async def _send(self, scope: Scope, body: Body, reply: Reply, send: Send) -> None:
         """Send the reply. A client that is still sending is heard out within bounds, so that it reads the answer."""
         unread = not body.finished
+        zero_copy = ZERO_COPY in scope.get("extensions", {})
         headers = [*reply.raw_headers(), errors.API_VERSION]
         if unread:
             headers.append((b"connection", b"close"))
@@ -92,15 +93,15 @@ class V2:
         if scope["method"] == "HEAD":
             await send({"type": "http.response.body", "body": b"", "more_body": unread})
         elif reply.length > _WATCHED_BYTES and not unread:
-            scope["state"]["bytes"] = await _send_watched(body, reply, send)
+            scope["state"]["bytes"] = await _send_watched(body, reply, send, zero_copy=zero_copy)
         else:
-            scope["state"]["bytes"] = await send_body(send, reply, more=unread)
+            scope["state"]["bytes"] = await send_body(send, reply, zero_copy=zero_copy, more=unread)
         if unread:
             await body.drain(_DRAIN_BYTES, _DRAIN_SECONDS)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _send_watched(body: Body, reply: Reply, send: Send) -> int:
+async def _send_watched(body: Body, reply: Reply, send: Send, *, zero_copy: bool) -> int:
     """Send a long body, and stop when the client leaves: a server may take for sent what nobody receives."""
     gone = asyncio.create_task(body.client_gone())
 
@@ -110,7 +111,7 @@ async def _send_watched(body: Body, reply: Reply, send: Send) -> int:
         await send(message)
 
     try:
-        return await send_body(send_unless_gone, reply)
+        return await send_body(send_unless_gone, reply, zero_copy=zero_copy)
     finally:
         gone.cancel()
 
