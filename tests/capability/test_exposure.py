@@ -13,6 +13,7 @@ from typing import Any
 import bcrypt
 import pytest
 
+from tests.capability.certificates import Authority
 from tests.capability.program import Serve, Server
 from tests.capability.server import LADING, until
 from tests.capability.test_serve import lading
@@ -71,6 +72,18 @@ def test_the_way_that_the_refusal_names_is_one(tmp_path: Path, serve: Serve) -> 
     assert until(lambda: server.events(CLEAR) != [])
     assert server.events(CLEAR)[0]["addresses"] == [f"0.0.0.0:{server.port}"]
     assert server.events(OPEN) == []
+
+
+def test_users_behind_tls_are_nothing_to_warn_of(serve: Serve, users: Path, tmp_path: Path) -> None:
+    """A warning at each start of a server that is locked and sealed is one that nobody reads."""
+    certificate, key = Authority(tmp_path / "authority").issue()
+    server = serve(
+        *("--host", "0.0.0.0", "--htpasswd", str(users)),
+        *("--tls-certificate", str(certificate), "--tls-key", str(key)),
+    )
+
+    server.wait_until_ready()
+    assert events(server, OPEN, CLEAR) == []
 
 
 @pytest.mark.parametrize("way", ["flag", "variable"])
