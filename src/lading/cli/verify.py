@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Self
 import typer
 
 from lading.cli.serve import ConfigOption
+from lading.upkeep.findings import KINDS
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from lading.upkeep.findings import Finding
+    from lading.metadata.verify import Fault
     from lading.upkeep.verify import Report
 
 DAMAGED = 1
@@ -94,8 +95,7 @@ def _document(report: "Report", data: Path, *, quick: bool) -> str:
         "counts": {**dataclasses.asdict(report.counts), "hashed_bytes": report.hashed_bytes},
         "found": dict(report.found),
         "findings": [
-            {"code": finding.code, "severity": finding.severity, **dataclasses.asdict(finding), "heals": finding.heals}
-            for finding in report.findings
+            {**dataclasses.asdict(fault), **dataclasses.asdict(KINDS[fault.code])} for fault in report.findings
         ],
     }
     return json.dumps(document, indent=2)
@@ -104,8 +104,8 @@ def _document(report: "Report", data: Path, *, quick: bool) -> str:
 def _lines(report: "Report", data: Path, *, quick: bool) -> Iterator[str]:
     from rich import filesize  # noqa: PLC0415 - see `verify`
 
-    for finding in report.findings:
-        yield from (*map(_plain, _finding_lines(finding)), "")
+    for fault in report.findings:
+        yield from (*map(_plain, _fault_lines(fault)), "")
     counts = report.counts
     yield (
         f"{data}: {counts.repositories} repositories, {counts.tags} tags, {counts.manifests} manifests,"
@@ -114,23 +114,24 @@ def _lines(report: "Report", data: Path, *, quick: bool) -> Iterator[str]:
     hashed = f"{filesize.decimal(report.hashed_bytes)} hashed"
     extent = "lengths compared, no content read" if quick else hashed
     yield f"{extent}, {report.seconds:.1f} s"
-    listed = Counter(finding.code for finding in report.findings)
+    listed = Counter(fault.code for fault in report.findings)
     for code, number in report.found.items():
         more = f", {listed[code]} of them listed" if listed[code] < number else ""
-        yield f"{report.severity(code)}: {number} {code}{more}"
+        yield f"{KINDS[code].severity}: {number} {code}{more}"
     yield "damage found" if report.damaged else "no damage found"
 
 
-def _finding_lines(finding: "Finding") -> Iterator[str]:
-    subject = finding.digest or finding.path or ""
-    if finding.tag is not None:
-        subject = f"tag {finding.tag} {subject}".rstrip()
-    yield f"{finding.severity} {finding.code}: {subject + ': ' if subject else ''}{finding.what}"
-    if finding.repositories:
-        yield f"    in {', '.join(finding.repositories)}"
-    if finding.path is not None and finding.digest is not None:
-        yield f"    at {finding.path}"
-    yield f"    {finding.heals}"
+def _fault_lines(fault: "Fault") -> Iterator[str]:
+    kind = KINDS[fault.code]
+    subject = fault.digest or fault.path or ""
+    if fault.tag is not None:
+        subject = f"tag {fault.tag} {subject}".rstrip()
+    yield f"{kind.severity} {fault.code}: {subject + ': ' if subject else ''}{fault.what}"
+    if fault.repositories:
+        yield f"    in {', '.join(fault.repositories)}"
+    if fault.path is not None and fault.digest is not None:
+        yield f"    at {fault.path}"
+    yield f"    {kind.heals}"
 
 
 def _plain(line: str) -> str:

@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from lading.metadata.verify import Fault
-
 
 class Severity(StrEnum):
     """How bad it is."""
@@ -22,33 +20,6 @@ class Kind:
 
     severity: Severity
     heals: str
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One finding: its kind's code word, what is wrong in a clause, and where."""
-
-    code: str
-    what: str
-    repositories: tuple[str, ...]
-    tag: str | None
-    digest: str | None
-    path: str | None
-
-    @classmethod
-    def of(cls, fault: Fault) -> "Finding":
-        """Return the finding that a fault is."""
-        return cls(fault.code, fault.what, fault.repositories, fault.tag, fault.digest, fault.path)
-
-    @property
-    def severity(self) -> Severity:
-        """How bad it is."""
-        return KINDS[self.code].severity
-
-    @property
-    def heals(self) -> str:
-        """What heals it, in a sentence."""
-        return KINDS[self.code].heals
 
 
 _PUSH = "Push an image that has it again: the registry sees that the bytes are gone, and takes them."

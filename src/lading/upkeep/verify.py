@@ -45,7 +45,7 @@ from lading.metadata.verify import (
 from lading.oci.errors import StoreMismatch, VerifyRefused
 from lading.storage import identity
 from lading.storage.verify import FOLDERS, Condition, Files, Look
-from lading.upkeep.findings import KINDS, Finding, Severity
+from lading.upkeep.findings import KINDS, Severity
 
 P = ParamSpec("P")
 
@@ -80,23 +80,18 @@ class Progress(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was found: at most `MAX_FAULTS` of a kind are listed, `found` counts them all."""
+    """What was found, damage first: at most `MAX_FAULTS` of a kind are listed, `found` counts them all."""
 
     counts: Counts
     hashed_bytes: int
     seconds: float
-    findings: Sequence[Finding]
+    findings: Sequence[Fault]
     found: Counter[str]
 
     @property
     def damaged(self) -> bool:
         """Whether any finding is damage."""
-        return any(self.severity(code) is Severity.DAMAGE for code in self.found)
-
-    @staticmethod
-    def severity(code: str) -> Severity:
-        """Return how bad a kind of finding is."""
-        return KINDS[code].severity
+        return any(KINDS[code].severity is Severity.DAMAGE for code in self.found)
 
 
 @contextlib.contextmanager
@@ -144,13 +139,13 @@ class Verification:
         """
         began = time.monotonic()
         found: Counter[str] = Counter()
-        findings: list[Finding] = []
+        findings: list[Fault] = []
         with contextlib.closing(self._files), _refusing(self._data):
             for fault in self._faults():
                 found[fault.code] += 1
                 if found[fault.code] <= MAX_FAULTS:
-                    findings.append(Finding.of(fault))
-        findings.sort(key=lambda finding: finding.severity)
+                    findings.append(fault)
+        findings.sort(key=lambda fault: KINDS[fault.code].severity)
         return Report(self._counts, self._hashed_bytes, time.monotonic() - began, findings, found)
 
     def _advance(self, read_bytes: int) -> None:
