@@ -14,7 +14,7 @@ DEV := $(VENV)/.dev-ready
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test check fix clients conformance faults bench requirements
+.PHONY: help setup serve test check fix stock clients conformance faults bench requirements
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' Makefile
@@ -37,6 +37,9 @@ check: $(DEV) ## style, types, floors, changelog
 fix: $(DEV) ## let ruff mend what it can
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+stock: $(DEV) ## the capability tests once more, under uvicorn's own protocol class
+	PYTHONPATH=$(CURDIR)/tests/stock $(BIN)/python -m pytest -q -n 2 -m "not slow and not own_wire" tests/capability
 
 clients: $(DEV) ## real clients push and pull: docker, containerd, podman, skopeo, crane, oras, regctl, helm ...
 	tests/clients/install clients

@@ -163,6 +163,10 @@ class RegistryProcess:
         """Return the sum of the highest resident sizes that the processes have had so far."""
         return sum(_status_kib(pid, "VmHWM") for pid in self.tree()) * 1024
 
+    def peak_memory_of_workers(self) -> list[int]:
+        """Return the highest resident size, in bytes, that each worker has had so far."""
+        return [_status_kib(pid, "VmHWM") * 1024 for pid in self.tree()[1:]]
+
     def open_files(self) -> list[str]:
         """Return what the open descriptors of all processes point at."""
         targets = []

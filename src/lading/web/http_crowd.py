@@ -70,7 +70,7 @@ class Crowd:
     @property
     def overflows(self) -> bool:
         """Whether there are so many that one more cannot even be told."""
-        return len(self._seats) > self.most + self.most // _LINGERING_SHARE
+        return len(self._seats) > self.most + 1 + self.most // _LINGERING_SHARE
 
     def _shed(self, now: float, newcomer: Seat) -> bool:
         idle = [seat for seat in self._seats if now - seat.since >= seat.awaits.value and seat is not newcomer]

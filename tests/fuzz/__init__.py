@@ -1,0 +1,1 @@
+"""Fuzzers: bytes that nobody thought of, with a seed that brings them back."""
