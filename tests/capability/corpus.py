@@ -114,7 +114,7 @@ LINES = (
     Case("a field without a colon", _get(fields=HOST + b"nonsense\r\n"), (400,)),
     Case("a first field that begins with a space", _get(fields=b" " + HOST), (400,)),
     Case("no version", b"GET /v2/\r\n\r\n", (400,), own_wire=True),
-    Case("HTTP/0.9", _get(version=b"HTTP/0.9"), (400,)),
+    Case("HTTP/0.9", _get(version=b"HTTP/0.9"), (400,), own_wire=True),
     Case("HTTP/1.2", _get(version=b"HTTP/1.2"), (400,)),
     Case("HTTP/2.0", _get(version=b"HTTP/2.0"), (400,), own_wire=True),
     Case("HTTP/11", _get(version=b"HTTP/11"), (400,)),

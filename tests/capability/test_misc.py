@@ -320,6 +320,7 @@ def test_a_body_that_nobody_reads_spoils_nothing(repository: Repository, size_by
     assert rest == b"", "more than one reply to one request"
 
 
+@pytest.mark.own_wire
 def test_a_head_without_an_end_is_refused_in_bounded_memory(start_registry: StartRegistry) -> None:
     """Header lines cost a sender nothing, so a server that gathers them all can be filled by one connection."""
     registry = start_registry()
@@ -337,6 +338,7 @@ def test_a_head_without_an_end_is_refused_in_bounded_memory(start_registry: Star
 
 
 @pytest.mark.slow
+@pytest.mark.own_wire
 @pytest.mark.parametrize("sent", [b"", b"GET /v2/ HTTP/1.1\r\nHost: x\r\n"], ids=["nothing", "half a head"])
 def test_who_does_not_finish_a_head_is_disconnected(registry: RegistryProcess, sent: bytes) -> None:
     """Silent connections cost a descriptor each; clients send their head at once."""
@@ -364,6 +366,7 @@ def test_a_body_that_breaks_off_its_framing_is_refused_and_ended(repository: Rep
     assert repository.upload_range(location) in {"0-0", "0-4"}
 
 
+@pytest.mark.own_wire
 def test_a_bad_request_behind_a_good_one_does_not_spoil_its_reply(repository: Repository) -> None:
     """A reply in the middle of another would be taken for content."""
     content = random_content(3_000_000)

@@ -55,4 +55,4 @@ def test_what_is_nearly_http_gets_one_answer_or_none() -> None:
     done = asyncio.run(_fuzz(seed))
 
     print(f"{done} cases, each whole and in pieces")
-    assert done > 1000
+    assert done > 100
