@@ -198,6 +198,22 @@ def test_a_file_that_cannot_be_used_leaves_its_last_users_in_force(file: Watched
     assert file.names() == ["carol"]
 
 
+@pytest.mark.parametrize("is_old", [True, False])
+def test_a_complaint_is_made_once(file: Watched, is_old: bool, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: FBT001 - of a pair
+    """A line per second would bury what else the log has to say."""
+    said: list[str] = []
+    monkeypatch.setattr("lading.auth.htpasswd.log.error", lambda _, reason: said.append(reason), raising=False)
+    if is_old:
+        os.utime(file.path, (1, 1))
+        file.look()
+    file.path.unlink()
+
+    for _ in range(3):
+        file.look()
+
+    assert said == [f"{file.path}: cannot be read: no such file or directory"]
+
+
 def test_one_that_never_saw_a_good_file_has_no_users(tmp_path: Path) -> None:
     """A worker that begins while the file is broken cannot know who was removed since the others read it."""
     watched = Watched(tmp_path / "users")

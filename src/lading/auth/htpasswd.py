@@ -83,11 +83,11 @@ class Htpasswd:
     def look(self) -> None:
         """Read the file, if it is another than at the last look."""
         try:
-            if self._settled and _signature(self._path.stat()) == self._seen:
+            if self._settled and self._is_as_seen():
                 return
             content, self._seen, self._settled = _read(self._path)
             users = Users(parse(content, self._path))
-        except (OSError, UsersUnusable) as error:
+        except UsersUnusable as error:
             self._settled = False
             self._complain(str(error))
             return
@@ -96,6 +96,12 @@ class Htpasswd:
             self._complaint = ""
         if self.users is None or users.hashes != self.users.hashes:
             self.users = users
+
+    def _is_as_seen(self) -> bool:
+        try:
+            return _signature(self._path.stat()) == self._seen
+        except OSError:  # reading it says why, in the same words each time
+            return False
 
     def _complain(self, reason: str) -> None:
         if reason != self._complaint:
