@@ -141,6 +141,7 @@ class HalfSent:
 SUPERVISED = """
 import contextlib, sys
 from pathlib import Path
+from starlette.responses import Response
 from lading import logs
 from lading.oci.errors import DatabaseUnusable, StartRefused
 from lading.settings import load
@@ -151,7 +152,9 @@ async def application(settings):
     {body}
     async def ready():
         {ready}
-    yield health.create(ready=ready)
+    async def nothing(_):
+        return Response()
+    yield health.create(ready=ready, metrics=nothing)
 
 logs.configure("json")
 settings = load(None, {{"http.port": 0, "http.workers": 2, **{flags}}}, environ={{}})
