@@ -104,7 +104,7 @@ def test_config_check_tells_everything_that_is_wrong(tmp_path: Path) -> None:
     assert json.loads(document.stdout) == {
         "valid": False,
         "problems": [
-            "storage (lading.yaml): unknown setting",
+            "stores (lading.yaml): unknown setting",
             'http.port (lading.yaml): found "x", wanted a whole number',
         ],
     }

@@ -45,8 +45,8 @@ NO_SYNC = Control(
     (
         Patch(
             "storage/disk.py",
-            "def _sync(descriptor: int) -> None:\n    try:\n        os.fsync(descriptor)\n",
-            "def _sync(descriptor: int) -> None:\n    try:\n        os.fstat(descriptor)\n",
+            "    try:\n        with here.timed(metrics.SYNC):\n            os.fsync(descriptor)\n    except",
+            "    try:\n        with here.timed(metrics.SYNC):\n            os.fstat(descriptor)\n    except",
         ),
     ),
 )
