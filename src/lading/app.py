@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import os
-import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,13 +13,14 @@ from starlette.types import ASGIApp
 
 from lading import metrics
 from lading.auth import htpasswd
+from lading.auth.gate import Gate
 from lading.auth.htpasswd import Htpasswd
 from lading.auth.passwords import Logins
 from lading.auth.policy import OpenPolicy, Policy, UsersPolicy
 from lading.logs import AccessLog, event_logger
-from lading.metadata import stores, uploads
-from lading.metadata.database import Database, create_engine
-from lading.metadata.times import now_us
+from lading.metadata import restore, snapshots, stores, uploads
+from lading.metadata.database import FILE, Database, create_engine
+from lading.metadata.stores import Store
 from lading.metadata.upgrade import upgrade
 from lading.oci.errors import DatabaseUnusable, DataDirectoryUnusable, DiskFull, StoreMismatch
 from lading.registry.blobs import Blobs
@@ -31,23 +31,25 @@ from lading.registry.repositories import Repositories
 from lading.registry.tags import Tags
 from lading.registry.uploads import UploadLimits, Uploads
 from lading.settings import Settings
-from lading.storage import identity, probe
+from lading.storage import probe
 from lading.storage.disk import DiskStore
-from lading.storage.identity import Marker
+from lading.storage.identity import Watch
 from lading.storage.space import FULL, Space
-from lading.upkeep import jobs
+from lading.upkeep import identity, jobs
 from lading.upkeep.expiry import Expiry
+from lading.upkeep.identity import StoreCheck
 from lading.upkeep.jobs import Job
+from lading.upkeep.snapshots import Snapshots
 from lading.web import health
 from lading.web.metrics import FREE_BYTES, OPEN_UPLOADS, Looks, MetricsPage, beside
 from lading.web.middleware import Front
 from lading.web.v2.application import V2
 
-DATABASE = "lading.db"
-SNAPSHOTS = "snapshots"
 _EXPIRY_SECONDS = 3600.0
 _SWEEP_SECONDS = 3600.0
 _BALLAST_SECONDS = 5.0
+_STORE_CHECK_SECONDS = 3600.0
+_SNAPSHOT_CHECK_SECONDS = 3600.0
 
 
 def prepare(settings: Settings) -> None:
@@ -66,9 +68,10 @@ def prepare(settings: Settings) -> None:
         if space.is_exhausted():
             space.give_up_ballast()
         probe.refuse_unfit(data)
-        upgrade(data / DATABASE, data / SNAPSHOTS)
-        with create_engine(data / DATABASE).connect() as connection:
-            check_identity(connection, data)
+        restore.finish(data / FILE)
+        upgrade(data / FILE, data / snapshots.FOLDER)
+        with create_engine(data / FILE).connect() as connection:
+            identity.check(connection, data)
         store.prepare()
         space.hold_ballast()
     except (DatabaseUnusable, sa.exc.DBAPIError) as error:
@@ -102,64 +105,30 @@ def check_users(settings: Settings) -> None:
         htpasswd.load(settings.auth.htpasswd)
 
 
-def check_identity(connection: sa.Connection, data: Path) -> None:
-    """Hold the marker in the data directory against the database's row; write both in a new directory (E1).
-
-    Raises:
-        StoreMismatch: they do not belong together.
-
-    """
-    marker = identity.read(data)
-    store = stores.find(connection)
-    if marker is None and store is not None:
-        if stores.has_objects(connection, store.id):
-            raise StoreMismatch(
-                f"the database {data / DATABASE} speaks of objects in store {store.store_uid}, "
-                f"but {identity.marker_path(data)} is not there: the objects were moved away or emptied",
-                "put the right data directory back; to begin anew, move the database away as well",
-            )
-        identity.write(data, Marker(store.store_uid, store.database_uid))
-    elif marker is not None and store is None:
-        raise StoreMismatch(
-            f"{identity.marker_path(data)} belongs to database {marker.database_uid} (store {marker.store_uid}), "
-            f"but {data / DATABASE} is new: the database was lost or moved away",
-            f"restore {DATABASE} from {data / SNAPSHOTS} or a backup; to begin anew, name an empty directory",
-        )
-    elif marker is None:
-        marker = Marker(str(uuid.uuid4()), str(uuid.uuid4()))
-        stores.create(connection, "disk", marker.store_uid, marker.database_uid, at_us=now_us())
-        identity.write(data, marker)
-    elif store is not None and (marker.store_uid, marker.database_uid) != (store.store_uid, store.database_uid):
-        raise StoreMismatch(
-            f"the database {data / DATABASE} is {store.database_uid} with store {store.store_uid}, but the objects "
-            f"in {data} are store {marker.store_uid} of database {marker.database_uid}",
-            "put the database and the objects of one and the same registry together, or name another data directory",
-        )
-
-
 @contextlib.asynccontextmanager
 async def open_application(settings: Settings, policy: Policy | None = None) -> AsyncIterator[ASGIApp]:
     """Build the application in a worker, after the fork, and close it in reverse at the end."""
     async with contextlib.AsyncExitStack() as stack:
         store = DiskStore(settings.data, _space(settings), max_staged_bytes=settings.uploads.max_bytes)
         stack.callback(store.close)
-        database = Database(settings.data / DATABASE, store.space)
+        database = Database(settings.data / FILE, store.space)
         stack.callback(database.close)
         access_log = AccessLog(settings.log.format)
         stack.callback(access_log.close)
         known = await database.read(stores.find)
         if known is None:
             raise StoreMismatch("the database lost its store row after the start", "start the server again")
-        registry = _registry(settings, database, store, known.id)
-        await stack.enter_async_context(
-            jobs.running(_jobs(settings, database, store, registry, known.id), settings.data / "upkeep.lock")
-        )
+        watch = Watch(settings.data, identity.marker_of(known, 0), settings.data / FILE)
+        registry = _registry(settings, database, store, watch, known.id)
+        upkeep = _jobs(settings, database, store, watch, known, registry)
+        await stack.enter_async_context(jobs.running(upkeep, settings.data / "upkeep.lock"))
         if not metrics.here.claim():
             event_logger().warning("this worker's requests are not in the metrics: too many workers live at once")
-        policy = policy or _policy(settings, stack)
+        policy = Gate(policy or _policy(settings, stack), watch.confirm_writable)
         v2 = V2(registry, policy, max_page_entries=settings.lists.max_page_entries)
 
         async def ready() -> None:
+            watch.confirm_there()
             await asyncio.gather(database.read(stores.find), database.scan(stores.find), database.write(stores.find))
 
         looks = _looks(database, store)
@@ -191,7 +160,7 @@ def _policy(settings: Settings, stack: contextlib.AsyncExitStack) -> Policy:
     return UsersPolicy(logins, anonymous_pull=auth.anonymous_pull)
 
 
-def _registry(settings: Settings, database: Database, store: DiskStore, store_id: int) -> Registry:
+def _registry(settings: Settings, database: Database, store: DiskStore, watch: Watch, store_id: int) -> Registry:
     limits = UploadLimits(
         ttl_seconds=settings.uploads.ttl_seconds,
         max_blob_bytes=settings.blobs.max_bytes,
@@ -200,8 +169,8 @@ def _registry(settings: Settings, database: Database, store: DiskStore, store_id
     )
     deletes_enabled = settings.deletes.enabled
     return Registry(
-        blobs=Blobs(database, store, deletes_enabled=deletes_enabled),
-        uploads=Uploads(database, store, store_id=store_id, limits=limits),
+        blobs=Blobs(database, store, watch, deletes_enabled=deletes_enabled),
+        uploads=Uploads(database, store, watch, store_id=store_id, limits=limits),
         manifests=Manifests(database, store, sparse=settings.manifests.sparse_indexes, deletes_enabled=deletes_enabled),
         tags=Tags(database, deletes_enabled=deletes_enabled),
         referrers=Referrers(database),
@@ -210,15 +179,29 @@ def _registry(settings: Settings, database: Database, store: DiskStore, store_id
 
 
 def _jobs(
-    settings: Settings, database: Database, store: DiskStore, registry: Registry, store_id: int
+    settings: Settings, database: Database, disk: DiskStore, watch: Watch, store: Store, registry: Registry
 ) -> tuple[Job, ...]:
-    expiry = Expiry(database, store, registry.uploads, store_id=store_id)
+    check = StoreCheck(database, disk, settings.data, watch, store)
+    expiry = Expiry(database, disk, registry.uploads, store_id=store.id)
+    expiry_seconds = min(_EXPIRY_SECONDS, max(1.0, settings.uploads.ttl_seconds / 4))
     return (
-        Job(
-            "end expired sessions",
-            min(_EXPIRY_SECONDS, max(1.0, settings.uploads.ttl_seconds / 4)),
-            expiry.end_expired_sessions,
-        ),
-        Job("sweep staging files", _SWEEP_SECONDS, expiry.sweep_staging_files),
-        Job("hold the ballast", _BALLAST_SECONDS, store.hold_ballast),
+        Job("check the store", _STORE_CHECK_SECONDS, check.look, at_stop=True),
+        check.removing(Job("end expired sessions", expiry_seconds, expiry.end_expired_sessions)),
+        check.removing(Job("sweep staging files", _SWEEP_SECONDS, expiry.sweep_staging_files)),
+        Job("hold the ballast", _BALLAST_SECONDS, disk.hold_ballast),
+        *_snapshot_jobs(settings, database, disk),
     )
+
+
+def _snapshot_jobs(settings: Settings, database: Database, disk: DiskStore) -> tuple[Job, ...]:
+    every_seconds = settings.snapshots.every_seconds
+    if not every_seconds:
+        return ()
+    copies = Snapshots(
+        database,
+        disk.space,
+        settings.data / snapshots.FOLDER,
+        every_seconds=every_seconds,
+        keep=settings.snapshots.keep,
+    )
+    return (Job("take a snapshot", min(_SNAPSHOT_CHECK_SECONDS, max(1.0, every_seconds / 4)), copies.take_when_due),)

@@ -195,6 +195,21 @@ class Metrics(Section):
     )
 
 
+class Snapshots(Section):
+    """Copies of the database, beside it."""
+
+    every_seconds: int = Field(
+        default=86400,
+        ge=0,
+        description="How often the database is copied into `snapshots/` of the data directory. 0 never does.",
+    )
+    keep: int = Field(
+        default=7,
+        ge=1,
+        description="How many of those copies are kept, and as many of those made before an upgrade.",
+    )
+
+
 class Log(Section):
     """What the server writes to its standard output."""
 
@@ -221,6 +236,7 @@ class Settings(Section):
     deletes: Deletes = Field(default_factory=Deletes)
     lists: Lists = Field(default_factory=Lists)
     metrics: Metrics = Field(default_factory=Metrics)
+    snapshots: Snapshots = Field(default_factory=Snapshots)
     log: Log = Field(default_factory=Log)
 
     def value(self, path: str) -> object:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.capability.operated import OperatedRegistry
 from tests.capability.program import Serve, Server
 from tests.capability.repository import Repository, new_name
 from tests.capability.server import LADING, ClosedRegistry, RegistryProcess, StartRegistry
@@ -83,3 +84,14 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
     yield start
     for server in started:
         server.kill_all()
+
+
+@pytest.fixture
+def operated(tmp_path: Path) -> Iterator[OperatedRegistry]:
+    """Return a server of the test's own, not started yet, whose operator is the test."""
+    process = OperatedRegistry(tmp_path)
+    try:
+        yield process
+    finally:
+        process.kill()
+        shutil.rmtree(tmp_path, ignore_errors=True)

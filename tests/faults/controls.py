@@ -55,7 +55,7 @@ ROW_BEFORE_BYTES = Control(
     (
         Patch(
             "registry/uploads.py",
-            "object_key = await staging.make_object(digest)\n",
+            "object_key = await self._make_object(staging, digest)\n",
             'object_key = f"{digest.hex[:2]}/{digest.hex}.{upload_id}"\n',
         ),
         Patch(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pysqlite3 import dbapi2
 
-from lading.app import DATABASE
+from lading.metadata.database import FILE
 from lading.upkeep.findings import KINDS
 from lading.upkeep.verify import Report, Verification
 from tests.capability.content import digest_of
@@ -53,7 +53,7 @@ class NoProgress:
 
 
 def run(sound: Sound, *, quick: bool = False) -> Report:
-    return Verification(sound.data, sound.data / DATABASE, quick=quick, progress=NoProgress()).run()
+    return Verification(sound.data, sound.data / FILE, quick=quick, progress=NoProgress()).run()
 
 
 def found(report: Report) -> Expected:
@@ -251,17 +251,17 @@ def plant_a_doubled_extent(sound: Sound) -> Expected:
 
 
 def plant_a_broken_index(sound: Sound) -> Expected:
-    with closing(dbapi2.connect(str(sound.data / DATABASE))) as connection:
+    with closing(dbapi2.connect(str(sound.data / FILE))) as connection:
         (size,) = connection.execute("PRAGMA page_size").fetchone()
         (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'ix_tags_manifest_id'").fetchone()
-    with (sound.data / DATABASE).open("r+b") as file:
+    with (sound.data / FILE).open("r+b") as file:
         file.seek((page - 1) * size)
         file.write(bytes(size))
     return [("database-damaged", "")]
 
 
 def plant_a_database_of_garbage(sound: Sound) -> Expected:
-    (sound.data / DATABASE).write_bytes(b"this is no database, but it is not empty either" * 100)
+    (sound.data / FILE).write_bytes(b"this is no database, but it is not empty either" * 100)
     return [("database-damaged", "")]
 
 

@@ -16,7 +16,7 @@ import pytest
 import sqlalchemy as sa
 from pysqlite3 import dbapi2
 
-from lading.app import DATABASE
+from lading.metadata.database import FILE
 from lading.metadata.verify import ReadOnlyDatabase
 from lading.storage.verify import THREADS
 from lading.upkeep.verify import Report, Verification
@@ -187,7 +187,7 @@ def test_quick_sees_what_is_missing_and_not_what_is_changed(sound: Sound) -> Non
 def test_nothing_to_look_at_is_exit_code_2(tmp_path: Path, *, present: bool) -> None:
     """Code 1 would say that damage was found, and code 0 that there is none."""
     if present:
-        (tmp_path / DATABASE).touch()
+        (tmp_path / FILE).touch()
 
     done = run("--data", str(tmp_path))
 
@@ -245,7 +245,7 @@ def test_a_killed_servers_directory_is_read_with_its_log(server: RegistryProcess
 
     verified = verify(server.data)
 
-    assert f"{DATABASE}-wal" in files
+    assert f"{FILE}-wal" in files
     assert (verified.exit_code, verified.found) == (0, [])
     assert verified.document["counts"]["manifests"] >= len(client.state.manifests) > 0
     assert {path.name for path in server.data.iterdir()} == files
@@ -287,10 +287,10 @@ def test_what_is_removed_while_it_looks_is_no_finding(sound: Sound, tmp_path: Pa
         sound.change(f"DELETE FROM blobs WHERE digest = x'{late.partition(':')[2]}'")
         path.unlink()
 
-    with contextlib.closing(dbapi2.connect(str(sound.data / DATABASE))) as beside:
+    with contextlib.closing(dbapi2.connect(str(sound.data / FILE))) as beside:
         beside.execute("SELECT count(*) FROM blobs").fetchone()  # as a server would, so that there is a log
         report = Verification(
-            sound.data, sound.data / DATABASE, quick=False, progress=AtFirstPiece("objects", collect)
+            sound.data, sound.data / FILE, quick=False, progress=AtFirstPiece("objects", collect)
         ).run()
 
     assert not path.exists()
@@ -310,7 +310,7 @@ def test_an_upload_that_ends_while_it_looks_is_no_finding(sound: Sound, tmp_path
                 repository.send("DELETE", location)
 
         progress = AtFirstPiece("uploads", cancel)
-        report = Verification(sound.data, sound.data / DATABASE, quick=False, progress=progress).run()
+        report = Verification(sound.data, sound.data / FILE, quick=False, progress=progress).run()
 
     assert progress.acted
     assert not report.findings
@@ -326,7 +326,7 @@ def test_a_look_during_which_somebody_wrote_is_repeated(sound: Sound) -> None:
         looks.append(tx)
         return int(tx.exec_driver_sql("SELECT max(manifest_count) FROM repositories").scalar_one())
 
-    assert ReadOnlyDatabase(sound.data / DATABASE).read(look) == 77
+    assert ReadOnlyDatabase(sound.data / FILE).read(look) == 77
     assert len(looks) == 2
 
 
@@ -408,7 +408,7 @@ class Watching:
             self.rounds += 1
 
     def _once(self) -> Report:
-        return Verification(self._data, self._data / DATABASE, quick=False, progress=self).run()
+        return Verification(self._data, self._data / FILE, quick=False, progress=self).run()
 
     def begin(self, stage: str, total: int | None, *, of_bytes: bool = False) -> None:
         """Do nothing."""

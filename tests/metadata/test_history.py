@@ -25,7 +25,9 @@ from lading.registry.blobs import Blobs
 from lading.registry.manifests import Manifests
 from lading.registry.tags import Tags
 from lading.registry.uploads import Part, UploadLimits, Uploads
+from lading.storage import identity
 from lading.storage.disk import DiskStore
+from lading.storage.identity import Marker, Watch
 
 APP = "team/app"
 INLINE_BYTES = 16
@@ -48,7 +50,10 @@ class House:
         self.database = Database(data / "lading.db")
         self.manifests = Manifests(self.database, self.store, sparse=False, deletes_enabled=True)
         self.tags = Tags(self.database, deletes_enabled=True)
-        self.blobs = Blobs(self.database, self.store, deletes_enabled=True)
+        marker = Marker("store", "database")
+        identity.write(data, marker)
+        self.watch = Watch(data, marker, data / "lading.db")
+        self.blobs = Blobs(self.database, self.store, self.watch, deletes_enabled=True)
 
     async def open(self) -> None:
         """Tie the store to the database."""
@@ -57,7 +62,7 @@ class House:
         store = await self.database.read(stores.find)
         assert store is not None
         limits = UploadLimits(ttl_seconds=60, max_blob_bytes=None, inline_max_bytes=INLINE_BYTES, max_sessions=1000)
-        self.uploads = Uploads(self.database, self.store, store_id=store.id, limits=limits)
+        self.uploads = Uploads(self.database, self.store, self.watch, store_id=store.id, limits=limits)
 
     async def put(self, payload: bytes, *names: Tag, actor: str = "ann", repository: str = APP) -> Digest:
         """Push a manifest."""

@@ -65,7 +65,7 @@ def fill(connection: sa.Connection, rows: int) -> None:
     digest = "CAST(printf('%032d', i) AS BLOB)"
     connection.exec_driver_sql("PRAGMA synchronous=OFF")
     connection.exec_driver_sql("BEGIN")
-    connection.exec_driver_sql("INSERT INTO stores VALUES (1, 'disk', 's', 'd', 1)")
+    connection.exec_driver_sql("INSERT INTO stores VALUES (1, 'disk', 's', 'd', 1, 1, NULL, NULL)")
     for table, columns, values in (
         ("repositories", "id, name, manifest_count, created_us", "i, printf('repo-%06d', i), i % 2, 1"),
         ("blobs", "id, alg, digest, size, created_us", f"i, 1, {digest}, 1, 1"),

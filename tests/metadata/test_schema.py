@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
@@ -17,8 +18,9 @@ from alembic.script import ScriptDirectory
 from pysqlite3 import dbapi2
 
 import lading
-from lading.metadata import schema
+from lading.metadata import schema, stores
 from lading.metadata.database import OLDEST_SAFE_SQLITE, Database, create_engine, refuse_unsafe_library
+from lading.metadata.stores import Store
 from lading.metadata.upgrade import upgrade
 from lading.oci.errors import DatabaseUnusable, DiskFull, Internal, SchemaTooNew
 from tests.metadata.loop import run
@@ -148,12 +150,42 @@ def test_a_database_is_copied_before_it_is_upgraded(path: Path, tmp_path: Path, 
 
     assert done.returncode == 0, done.stderr
     (copy,) = snapshots.iterdir()
-    assert re.fullmatch(rf"before-upgrade-from-{schema.REVISION}-\d{{8}}T\d{{6}}Z\.db", copy.name)
+    assert re.fullmatch(rf"\d{{8}}T\d{{6}}Z-{schema.REVISION}-before-upgrade\.db", copy.name)
     assert ask(copy, "SELECT version_num FROM alembic_version") == [(schema.REVISION,)]
     assert ask(copy, "SELECT name FROM repositories") == [("team/app",)]
     assert ask(copy, "PRAGMA integrity_check") == [("ok",)]
     assert ask(path, "SELECT version_num, name FROM alembic_version, repositories") == [(NEXT, "team/app")]
     upgrade(copy, snapshots)
+
+
+def test_a_database_of_the_first_schema_is_upgraded(tmp_path: Path, snapshots: Path) -> None:
+    """The registries that are out there start with this release, and can go back to the one before."""
+    path = tmp_path / "lading.db"
+    migrate_to(path, "0001")
+    connection = dbapi2.connect(path, isolation_level=None)
+    connection.execute("INSERT INTO stores VALUES (7, 'disk', 'store', 'database', 1)")
+    connection.execute("INSERT INTO repositories (name, manifest_count, created_us) VALUES ('team/app', 0, 1)")
+    connection.close()
+
+    upgrade(path, snapshots)
+
+    with create_engine(path).connect() as upgraded:
+        assert stores.find(upgraded) == Store(7, "store", "database", epoch=1, held_us=None, held_reason=None)
+        assert upgraded.exec_driver_sql("SELECT name FROM repositories").scalar_one() == "team/app"
+        assert compare_metadata(MigrationContext.configure(upgraded), schema.metadata) == []
+    (copy,) = snapshots.iterdir()
+    assert copy.name.endswith("-0001-before-upgrade.db")
+    assert ask(copy, "SELECT version_num, name FROM alembic_version, repositories") == [("0001", "team/app")]
+    assert ask(copy, "SELECT * FROM stores") == [(7, "disk", "store", "database", 1)]
+
+
+def migrate_to(path: Path, revision: str) -> None:
+    """Make a database as the release of that schema did."""
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    with create_engine(path).connect() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
 
 
 def test_a_migration_that_fails_leaves_the_database_as_it_was(path: Path, tmp_path: Path, snapshots: Path) -> None:

@@ -55,6 +55,7 @@ def test_nothing_needs_to_be_set() -> None:
         "deletes": {"enabled": True},
         "lists": {"max_page_entries": 10000},
         "metrics": {"host": "127.0.0.1", "port": None},
+        "snapshots": {"every_seconds": 86400, "keep": 7},
         "log": {"format": "auto"},
     }
 

@@ -35,12 +35,12 @@ def verify(
     It reads all content and hashes it. A server may run meanwhile.
     """
     from lading import settings  # noqa: PLC0415 - heavy: `lading --version` is quick without
-    from lading.app import DATABASE  # noqa: PLC0415
+    from lading.metadata.database import FILE  # noqa: PLC0415
     from lading.upkeep.verify import Verification  # noqa: PLC0415
 
     place = settings.load(config, {"data": data}).data
     with _Bar() as bar:
-        report = Verification(place, place / DATABASE, quick=quick, progress=bar).run()
+        report = Verification(place, place / FILE, quick=quick, progress=bar).run()
     typer.echo(_document(report, place, quick=quick) if as_json else "\n".join(_lines(report, place, quick=quick)))
     raise typer.Exit(DAMAGED if report.damaged else 0)
 

@@ -24,6 +24,8 @@ from lading import metrics
 from lading.metrics import here
 from lading.oci.errors import Busy, DatabaseUnusable, Internal, LadingError, StorageFull
 
+FILE = "lading.db"
+"""The name of the database in a data directory."""
 FULL_ERROR = "SQLITE_FULL"
 """What SQLite says when a write finds no room."""
 
@@ -43,7 +45,8 @@ _LOG_FRAMES_WHEN_SCARCE = 64
 _IDLE_SECONDS_BEFORE_CHECKPOINT = 1.0
 _LOG_BYTES_KEPT = 16 * 1024 * 1024
 _WRITE_SECONDS = 30.0
-_SCAN_THREADS = 2
+# A snapshot may keep one of them busy for minutes.
+_SCAN_THREADS = 3
 
 log = structlog.get_logger(__name__)
 

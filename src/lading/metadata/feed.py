@@ -48,3 +48,9 @@ def append(  # noqa: PLR0913 - the columns of a row
         digest=digest and digest.raw,
         actor=actor,
     )
+
+
+def last_seq(tx: sa.Connection) -> int:
+    """Return the highest number given so far, also when its row was dropped; 0 before the first change."""
+    row = tx.exec_driver_sql("SELECT seq FROM sqlite_sequence WHERE name = 'feed'").first()
+    return 0 if row is None else int(row[0])

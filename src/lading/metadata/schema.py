@@ -8,7 +8,7 @@ from sqlalchemy.dialects.sqlite import insert
 
 __all__ = ["insert"]
 
-REVISION = "0001"
+REVISION = "0002"
 """The newest migration: what a database must be at before a worker opens it."""
 
 
@@ -173,6 +173,11 @@ stores = sa.Table(
     sa.Column("store_uid", sa.Text, nullable=False, unique=True),
     sa.Column("database_uid", sa.Text, nullable=False),
     sa.Column("created_us", sa.BigInteger, nullable=False),
+    # Counts the times that another state of the database took over the store; the store's marker knows the newest.
+    sa.Column("epoch", sa.BigInteger, nullable=False, server_default=sa.text("1")),
+    # Since when, and why, nothing is removed from the store: it may hold what this database does not know.
+    sa.Column("held_us", sa.BigInteger),
+    sa.Column("held_reason", sa.Text),
 )
 
 blob_extents = sa.Table(

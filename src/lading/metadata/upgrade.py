@@ -1,7 +1,5 @@
 """Bringing the database to the present schema: once, in the parent, before any worker opens it."""
 
-import os
-import time
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -10,7 +8,8 @@ from pysqlite3 import dbapi2
 
 from lading.metadata.database import FULL_ERROR, create_engine, refuse_unsafe_library
 from lading.metadata.schema import REVISION
-from lading.oci.errors import DatabaseUnusable, DiskFull, SchemaTooNew
+from lading.metadata.snapshots import Kind, take
+from lading.oci.errors import DatabaseUnusable, DiskFull, SchemaTooNew, StorageFull
 
 log = structlog.get_logger(__name__)
 _MIGRATIONS = Path(__file__).with_name("migrations")
@@ -31,9 +30,9 @@ def upgrade(path: Path, snapshots: Path) -> None:
         if found == REVISION:
             return
         if found is not None:
-            _refuse_newer(path, found)
-            _snapshot(path, snapshots, found)
-        _migrate(path)
+            refuse_newer(path, found)
+            _copy(path, snapshots, found)
+        migrate(path)
     except (dbapi2.Error, sa.exc.DBAPIError) as error:
         cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
         if getattr(cause, "sqlite_errorname", "") == FULL_ERROR:
@@ -42,7 +41,7 @@ def upgrade(path: Path, snapshots: Path) -> None:
             ) from error
         raise DatabaseUnusable(
             f"the database {path} cannot be opened: {cause}",
-            f"restore it from {snapshots} or a backup, or name another data directory with --data",
+            f"restore a copy from {snapshots}: lading restore-snapshot; or name another data directory with --data",
         ) from error
 
 
@@ -63,34 +62,35 @@ def _revision(path: Path) -> str | None:
         connection.close()
 
 
-def _refuse_newer(path: Path, found: str) -> None:
+def refuse_newer(path: Path, found: str) -> None:
+    """Refuse a database that a newer Lading wrote.
+
+    Raises:
+        SchemaTooNew: with what to do.
+
+    """
     if found > REVISION:
         raise SchemaTooNew(
             f"the database {path} has schema {found}, this Lading knows schemas up to {REVISION}",
-            "start the newer Lading again, or restore the snapshot that it made before its upgrade",
+            "start the newer Lading again, or bring back the copy from before its upgrade: lading restore-snapshot",
         )
 
 
-def _snapshot(path: Path, snapshots: Path, found: str) -> None:
-    """Copy the database by the backup API, whole and synced, before anything changes it."""
-    snapshots.mkdir(exist_ok=True)
-    target = snapshots / f"before-upgrade-from-{found}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.db"
-    source, copy = dbapi2.connect(path), dbapi2.connect(target)
-    try:
-        source.backup(copy)
-    finally:
-        copy.close()
-        source.close()
-    for name in (target, snapshots):
-        descriptor = os.open(name, os.O_RDONLY)
+def _copy(path: Path, snapshots: Path, found: str) -> None:
+    """Take a snapshot before anything changes the database."""
+    with create_engine(path).connect() as connection:
         try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    log.info("database copied before its upgrade", copy=str(target))
+            copy = take(connection, snapshots, found, Kind.BEFORE_UPGRADE)
+        except StorageFull as error:
+            raise DiskFull(
+                f"no room in {snapshots} for a copy of the database before its upgrade",
+                "free some space on that disk, or remove old snapshots, and start again",
+            ) from error
+    log.info("database copied before its upgrade", copy=str(copy))
 
 
-def _migrate(path: Path) -> None:
+def migrate(path: Path) -> None:
+    """Bring the database to the present schema; all of it or nothing."""
     from alembic import command  # noqa: PLC0415 - 39 MiB and a third of a second, needed once per release
     from alembic.config import Config  # noqa: PLC0415
 

@@ -4,6 +4,7 @@
     |-- StartRefused                     the server will not start: a sentence, and what to do
     |   |-- SettingsInvalid  PortUnavailable  DataDirectoryInUse  DataDirectoryUnusable  DiskFull
     |   |-- DatabaseUnusable  SchemaTooNew  StoreMismatch  CertificateUnusable  UsersUnusable  Exposed
+    |   |-- CommandRefused                 no server: a command cannot do what it was asked
     |   `-- VerifyRefused                  no server: there is nothing that `lading verify` could look at
     |-- ClientGone                       the client left in the middle of its request: no reply is possible
     `-- RegistryError                    answered over HTTP with `status` and the OCI envelope
@@ -11,11 +12,11 @@
         |-- NameInvalid  TagInvalid  DigestInvalid (DigestUnsupported)  DigestMismatch  PageSizeInvalid  400
         |-- UploadInvalid  SizeInvalid  ManifestInvalid  ManifestBlobUnknown  RequestInvalid  400
         |-- Unauthorized 401  Denied 403
-        |-- MethodNotAllowed  DeleteDisabled  BlobInUse                                     405
+        |-- MethodNotAllowed  DeleteDisabled  BlobInUse  Superseded                         405
         |-- BodyTimeout 408  BodyTooLarge 413  TargetTooLong 414  TooManyUploads 429  HeadersTooLarge 431
         |-- TooManyLogins                                                                   429
         |-- RangeUnsatisfiable  ChunkOutOfOrder                                             416
-        `-- Internal (SyncFailed) 500  Busy 503  StorageFull 507
+        `-- Internal (SyncFailed) 500  Busy  StoreUnavailable 503  StorageFull 507
 
 Codes and statuses live here and nowhere else. Code names: distribution-spec "Error Codes", and the Docker additions.
 """
@@ -92,6 +93,10 @@ class UsersUnusable(StartRefused):
 
 class Exposed(StartRefused):
     """Without authentication, nothing beyond this machine may reach the server, unless that was said on purpose."""
+
+
+class CommandRefused(StartRefused):
+    """A command was asked for what cannot be done here, or was not allowed to do it."""
 
 
 class ClientGone(LadingError):
@@ -259,6 +264,15 @@ class BlobInUse(RegistryError):
         )
 
 
+class Superseded(RegistryError):
+    """Another database has taken over the store: this one is only read (storage identity, epoch)."""
+
+    status, code, message = 405, "UNSUPPORTED", "this registry is read-only: another one has taken over its storage"
+
+    def __init__(self) -> None:
+        super().__init__(headers={"Allow": "GET, HEAD"})
+
+
 class BodyTimeout(RegistryError):
     """The client stopped sending in the middle of its body."""
 
@@ -338,6 +352,19 @@ class Busy(RegistryError):
 
     def __init__(self, message: str = "") -> None:
         super().__init__(message, headers={"Retry-After": "1"})
+
+
+class StoreUnavailable(RegistryError):
+    """What lies where the objects were is not this registry's store: nothing is said of it, nothing put into it."""
+
+    status, code, message = (
+        503,
+        "UNAVAILABLE",
+        "the registry's storage is not there; nothing is stored until it is back",
+    )
+
+    def __init__(self) -> None:
+        super().__init__(headers={"Retry-After": "5"})
 
 
 class StorageFull(RegistryError):

@@ -14,6 +14,7 @@ from lading.metadata.times import now_us
 from lading.oci.digest import Digest
 from lading.oci.errors import BlobInUse, BlobUnknown, DeleteDisabled, StorageFull
 from lading.storage.disk import DiskObject, DiskStore
+from lading.storage.identity import Watch
 
 log = structlog.get_logger(__name__)
 _MAX_HOLDERS_ASKED = 100
@@ -31,9 +32,10 @@ class OpenBlob:
 class Blobs:
     """The blobs that repositories see."""
 
-    def __init__(self, database: Database, store: DiskStore, *, deletes_enabled: bool) -> None:
+    def __init__(self, database: Database, store: DiskStore, watch: Watch, *, deletes_enabled: bool) -> None:
         self._database = database
         self._store = store
+        self._watch = watch
         self._deletes_enabled = deletes_enabled
 
     async def stat(self, repository: str, digest: Digest, *, for_push: bool) -> int:
@@ -44,6 +46,7 @@ class Blobs:
 
         Raises:
             BlobUnknown: not in this repository, or its bytes are gone; pushing it again heals that.
+            StoreUnavailable: all objects are gone, so that nothing can be said of this one.
 
         """
         linked = await self._find(repository, digest)
@@ -56,6 +59,7 @@ class Blobs:
 
         Raises:
             BlobUnknown: not in this repository, or its bytes are gone.
+            StoreUnavailable: all objects are gone, so that nothing can be said of this one.
 
         """
         linked = await self._database.read(blobs.find, repository, digest)
@@ -68,6 +72,7 @@ class Blobs:
         else:
             content = self._store.open(blob.object_key, blob.content_bytes)
         if content is None:
+            self._watch.confirm_there()
             log.warning("a blob's bytes are gone; pushing it again heals it", digest=str(digest))
             raise BlobUnknown
         return OpenBlob(blob.content_bytes, content)
@@ -117,7 +122,10 @@ class Blobs:
 
     async def _find(self, repository: str, digest: Digest) -> LinkedBlob:
         linked = await self._database.read(blobs.find, repository, digest)
-        if linked is None or not self.is_whole(linked.blob):
+        if linked is None:
+            raise BlobUnknown
+        if not self.is_whole(linked.blob):
+            self._watch.confirm_there()
             raise BlobUnknown
         return linked
 

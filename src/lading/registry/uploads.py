@@ -31,6 +31,7 @@ from lading.oci.errors import (
 from lading.oci.ranges import ChunkRange, upload_range
 from lading.registry.blobs import link
 from lading.storage.disk import DiskStore, StagingFile
+from lading.storage.identity import Watch
 
 Content = AsyncIterator[Sequence[bytes | memoryview]]
 
@@ -62,9 +63,12 @@ class UploadLimits:
 class Uploads:
     """The upload sessions of one worker's view; any worker may take any request of a session (I9)."""
 
-    def __init__(self, database: Database, store: DiskStore, *, store_id: int, limits: UploadLimits) -> None:
+    def __init__(
+        self, database: Database, store: DiskStore, watch: Watch, *, store_id: int, limits: UploadLimits
+    ) -> None:
         self._database = database
         self._store = store
+        self._watch = watch
         self._store_id = store_id
         self._limits = limits
         self._running = _RunningDigests()
@@ -296,7 +300,7 @@ class Uploads:
             seen = await self._look(digest)
             if not (seen.whole or small is not None or content.object_key):
                 try:
-                    object_key = await staging.make_object(digest)
+                    object_key = await self._make_object(staging, digest)
                 except SyncFailed:
                     with contextlib.suppress(RegistryError):  # a disk that fails may well fail the database too
                         await self._end(upload_id, staging)
@@ -312,6 +316,23 @@ class Uploads:
             staging.discard()
             return
         raise Busy("too many requests push the same blob; try again")
+
+    async def _make_object(self, staging: StagingFile, digest: Digest) -> str:
+        """Make an object of the file, in the store that the row will speak of: another may lie there by now (E1)."""
+        try:
+            object_key = await staging.make_object(digest)
+        except SyncFailed:
+            raise
+        except Internal:
+            self._watch.confirm_writable()
+            raise
+        try:
+            self._watch.confirm_writable()
+        except RegistryError:
+            with contextlib.suppress(OSError):
+                await self._store.remove(object_key)
+            raise
+        return object_key
 
     async def _tidy(self, upload_id: str, object_key: str | None, *, used: bool, tried_before: bool) -> None:
         """Remove what the commit made and did not use: its own object, or one of an earlier try with another digest."""

@@ -72,8 +72,12 @@ class Space:
 
     def is_scarce(self) -> bool:
         """Tell whether less than the floor is left."""
+        return not self.has_room_for(0)
+
+    def has_room_for(self, more_bytes: int) -> bool:
+        """Tell whether the floor would be left if `more_bytes` were stored."""
         status = os.statvfs(self._data)
-        return _free_bytes(status) < self._floor(status)
+        return _free_bytes(status) - more_bytes >= self._floor(status)
 
     def is_exhausted(self) -> bool:
         """Tell whether not even a start is sure to find the little room that it needs."""

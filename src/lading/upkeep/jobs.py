@@ -12,15 +12,17 @@ import structlog
 
 log = structlog.get_logger(__name__)
 _LOCK_SECONDS = 1.0
+_LAST_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A callable, and the seconds between the end of one run and the next."""
+    """A callable, and the seconds between the end of one run and the next; with `at_stop`, once more at the end."""
 
     name: str
     every_seconds: float
     run: Callable[[], Awaitable[None]]
+    at_stop: bool = False
 
 
 @contextlib.asynccontextmanager
@@ -31,7 +33,7 @@ async def running(jobs: Sequence[Job], lock: Path) -> AsyncIterator[None]:
         yield
     finally:
         task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
+        with contextlib.suppress(asyncio.CancelledError, TimeoutError):
             await task
 
 
@@ -44,15 +46,25 @@ async def _run_all(jobs: Sequence[Job], lock: Path) -> None:
                 break
             except BlockingIOError:
                 await asyncio.sleep(_LOCK_SECONDS)
-        await asyncio.gather(*(_repeat(job) for job in jobs))
+        try:
+            await asyncio.gather(*(_repeat(job) for job in jobs))
+        finally:
+            async with asyncio.timeout(_LAST_SECONDS):
+                for job in jobs:
+                    if job.at_stop:
+                        await _run(job)
     finally:
         os.close(descriptor)
 
 
 async def _repeat(job: Job) -> None:
     while True:
-        try:
-            await job.run()
-        except Exception:
-            log.exception("job failed; it will be tried again", job=job.name)
+        await _run(job)
         await asyncio.sleep(job.every_seconds)
+
+
+async def _run(job: Job) -> None:
+    try:
+        await job.run()
+    except Exception:
+        log.exception("job failed; it will be tried again", job=job.name)

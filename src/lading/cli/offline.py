@@ -1,0 +1,66 @@
+"""What commands share that change a data directory while no server runs: its options, its claim, and the question."""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lading.oci.errors import CommandRefused
+
+DataOption = Annotated[
+    Path | None, typer.Option("--data", metavar="DIR", help="The registry's data directory (default ./data).")
+]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+STDERR = 2
+
+
+def data_directory(config: Path | None, data: Path | None) -> Path:
+    """Return the data directory in force; events of this process go to standard error.
+
+    Raises:
+        CommandRefused: there is no registry in it.
+
+    """
+    from lading import logs, settings  # noqa: PLC0415 - heavy: `lading --version` is quick without
+    from lading.metadata.database import FILE  # noqa: PLC0415
+    from lading.storage.identity import marker_path  # noqa: PLC0415
+
+    in_force = settings.load(config, {"data": data})
+    logs.configure(in_force.log.format, fd=STDERR)
+    place = in_force.data
+    if not (place / FILE).exists() and not marker_path(place).exists() and not any(place.glob(f"{FILE}*")):
+        raise CommandRefused(f"there is no registry in {place.absolute()}", "name its data directory with --data")
+    return place
+
+
+@contextlib.contextmanager
+def claimed(place: Path) -> Iterator[None]:
+    """Hold the directory, as a server does.
+
+    Raises:
+        DataDirectoryInUse: a server runs on it.
+
+    """
+    from lading.web import directory  # noqa: PLC0415 - see `data_directory`
+
+    with directory.claimed(place):
+        yield
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Return when the operator agrees.
+
+    Raises:
+        CommandRefused: they do not, or nobody can be asked.
+
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise CommandRefused(f"nobody is here to ask: {question}", "add --yes to do it")
+    if not typer.confirm(question, err=True):
+        raise CommandRefused("nothing was changed")

@@ -1,0 +1,97 @@
+"""A registry whose operator does things to it: runs commands on its data directory, moves files under it."""
+
+import json
+import subprocess
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pysqlite3 import dbapi2
+
+from tests.capability.server import LADING, RegistryProcess
+
+COMMAND_SECONDS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a command said and how it ended."""
+
+    code: int
+    output: str
+    errors: str
+
+    def json(self) -> Any:
+        """Return the output, parsed."""
+        return json.loads(self.output)
+
+
+class OperatedRegistry(RegistryProcess):
+    """One server, stopped and started at will. Refusals are among its answers; a traceback never is."""
+
+    def assert_untroubled(self) -> None:
+        """Assert that nothing was raised unhandled."""
+        assert "Traceback" not in self._log.read_text() + self._errors.read_text(), f"a traceback\n{self.output()}"
+
+    def set(self, name: str, value: str) -> None:
+        """Set a variable for the next start."""
+        self._environment = {**self._environment, name: value}
+
+    def run(self, *arguments: str) -> Outcome:
+        """Run `lading` with these arguments on the data directory; nobody is there to be asked."""
+        done = subprocess.run(
+            [*LADING, *arguments, "--data", str(self.data)],
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_SECONDS,
+            check=False,
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        return Outcome(done.returncode, done.stdout, done.stderr)
+
+    def do(self, *arguments: str) -> Outcome:
+        """Run it, and assert that it succeeds."""
+        outcome = self.run(*arguments)
+        assert outcome.code == 0, outcome
+        return outcome
+
+    def refused(self, *arguments: str) -> str:
+        """Run it, assert that it is refused in a sentence, and return that."""
+        outcome = self.run(*arguments)
+        assert outcome.code == 1, outcome
+        assert outcome.errors.startswith("error: "), outcome
+        return outcome.errors
+
+    def refusal(self) -> str:
+        """Start the server, assert that it refuses to, and return what it says."""
+        return self.refused("serve", "--port", "0")
+
+    def events(self, event: str) -> list[dict[str, Any]]:
+        """Return what the log has under that name."""
+        lines = [line for line in self._log.read_text().splitlines() if line.startswith("{")]
+        return [entry for entry in map(json.loads, lines) if entry["event"] == event]
+
+    def sql(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
+        """Run a statement on the database, behind the server's back."""
+        with closing(dbapi2.connect(self.data / "lading.db", isolation_level=None, timeout=10)) as connection:
+            rows: list[tuple[Any, ...]] = connection.execute(statement, parameters).fetchall()
+            return rows
+
+    def marker(self) -> dict[str, Any]:
+        """Return the marker among the objects."""
+        document: dict[str, Any] = json.loads(self.marker_path.read_text())
+        return document
+
+    @property
+    def marker_path(self) -> Path:
+        """Where the marker is."""
+        return self.data / "objects" / "registry-store.json"
+
+    def change_marker(self, **fields: object) -> None:
+        """Put another marker in its place."""
+        replacement = self.marker_path.with_suffix(".changed")
+        replacement.write_text(json.dumps({**self.marker(), **fields}))
+        replacement.replace(self.marker_path)
