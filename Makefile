@@ -41,9 +41,9 @@ fix: $(DEV) ## let ruff mend what it can
 stock: $(DEV) ## the capability tests once more, under uvicorn's own protocol class
 	PYTHONPATH=$(CURDIR)/tests/stock $(BIN)/python -m pytest -q -n 2 -m "not slow and not own_wire" tests/capability
 
-clients: $(DEV) ## real clients push and pull: docker, containerd, podman, skopeo, crane, oras, regctl, helm ...
-	tests/clients/install clients
-	$(BIN)/python -m tests.clients.matrix
+clients: $(DEV) ## real clients push and pull, with and without a login (FULL=1 builds the dear ones, too)
+	tests/clients/install clients $(if $(FULL),dear)
+	LADING_FULL=$(FULL) $(BIN)/python -m tests.clients.matrix
 
 conformance: $(DEV) ## the official OCI suite, nothing failed, nothing skipped
 	tests/clients/install conformance

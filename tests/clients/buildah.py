@@ -13,6 +13,12 @@ class Buildah(Client):
     def version(self) -> str:
         return self.run("buildah", "--version").split()[2]
 
+    def login(self, host: str, user: str, password: str) -> None:
+        self._buildah("login", "--tls-verify=false", "-u", user, "-p", password, host)
+
+    def logout(self, host: str) -> None:
+        self._buildah("logout", host)
+
     def push(self, reference: str) -> str:
         self._buildah("tag", self._load("amd64"), reference)
         digest_file = self.scratch / "digest"
@@ -45,7 +51,11 @@ class Buildah(Client):
         return digest_file.read_text().strip()
 
     def environment(self) -> dict[str, str]:
-        return {**super().environment(), "XDG_RUNTIME_DIR": str(self.scratch), "BUILDAH_ISOLATION": "chroot"}
+        return {
+            **super().environment(),
+            "XDG_RUNTIME_DIR": str(self.scratch),
+            "BUILDAH_ISOLATION": "chroot",
+        }
 
     def _load(self, arch: str) -> str:
         return self._buildah("pull", "-q", f"oci:{self.fixture.layout}:{arch}").strip()

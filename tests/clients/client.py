@@ -34,30 +34,98 @@ def built_tools() -> Path:
     return Path(os.environ.get("LADING_TOOLS", ROOT / ".tools")) / "bin"
 
 
-class Client(ABC):
-    """One client with a home, and where it has one a daemon, of its own.
+class Program(ABC):
+    """A program with a home, and where it has one a daemon, of its own.
 
-    A reference is always HOST:PORT/REPOSITORY:TAG or HOST:PORT/REPOSITORY@DIGEST. What returns a digest returns the
-    one that the client itself printed; the matrix compares it with the registry's.
+    One that is `dear` takes minutes to build, so it takes part only where it is built already, or all are asked for.
     """
 
     name: ClassVar[str]
     programs: ClassVar[tuple[str, ...]]
-
-    fixture: Fixture
+    dear: ClassVar[bool] = False
 
     def __init__(self, scratch: Path) -> None:
         self.scratch = scratch
         self._folders = 0
 
-    def prepare(self) -> None:
-        """Make on this machine what is to be pushed."""
-        self.fixture = fixture.make(self.scratch / "fixture")
-
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Keep whatever the client needs beside its command line; most need nothing."""
+        """Keep whatever the program needs beside its command line; most need nothing."""
         yield
+
+    @abstractmethod
+    def version(self) -> str:
+        """Return the version that the program names."""
+
+    def environment(self) -> dict[str, str]:
+        """Return all of the environment that the program's commands see."""
+        return {"PATH": f"{built_tools()}:{SYSTEM_PATH}", "HOME": str(self.scratch), "TMPDIR": str(self.scratch)}
+
+    def missing(self) -> list[str]:
+        """Return the programs that are not installed."""
+        path = self.environment()["PATH"]
+        return [program for program in self.programs if shutil.which(program, path=path) is None]
+
+    def program(self, name: str) -> str:
+        """Return the path of a program, as this one's environment finds it."""
+        return shutil.which(name, path=self.environment()["PATH"]) or name
+
+    def succeeds(self, command: Callable[[], object]) -> bool:
+        """Tell whether a command ends well, for one who waits until it does."""
+        try:
+            command()
+        except CommandFailedError:
+            return False
+        return True
+
+    def run(self, *command: str | Path, cwd: Path | None = None, with_errors: bool = False) -> str:
+        """Run a command and return what it printed; a failure carries the command and its last lines.
+
+        With errors: also what it printed to standard error, where some tell their progress.
+        """
+        words = [str(word) for word in command]
+        try:
+            done = subprocess.run(
+                [self.program(words[0]), *words[1:]],
+                cwd=cwd or self.scratch,
+                env=self.environment(),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=COMMAND_WITHIN_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise CommandFailedError(f"`{' '.join(words)}` did not end within {error.timeout:.0f} s") from None
+        printed = done.stdout.decode(errors="replace")
+        everything = printed + done.stderr.decode(errors="replace")
+        if done.returncode:
+            last = "\n".join(everything.splitlines()[-12:])
+            raise CommandFailedError(f"`{' '.join(words)}` ended with {done.returncode}:\n{last}")
+        return everything if with_errors else printed
+
+    def empty_folder(self) -> Path:
+        """Return a new folder, for something pulled."""
+        self._folders += 1
+        folder = self.scratch / f"pulled-{self._folders}"
+        folder.mkdir()
+        return folder
+
+
+class Client(Program):
+    """A client that pushes and pulls images, or what it takes for them.
+
+    A reference is always HOST:PORT/REPOSITORY:TAG or HOST:PORT/REPOSITORY@DIGEST. What returns a digest returns the
+    one that the client itself printed; the matrix compares it with the registry's.
+    """
+
+    # Whether it reads without a login what everybody may read, at a registry that asks others for a password.
+    reads_past_a_challenge: ClassVar[bool] = True
+
+    fixture: Fixture
+
+    def prepare(self, *, lean: bool = False) -> None:
+        """Make on this machine what is to be pushed."""
+        self.fixture = fixture.make(self.scratch / "fixture", lean=lean)
 
     @property
     def contents(self) -> tuple[str, ...]:
@@ -65,8 +133,12 @@ class Client(ABC):
         return self.fixture.contents["amd64"]
 
     @abstractmethod
-    def version(self) -> str:
-        """Return the version that the client names."""
+    def login(self, host: str, user: str, password: str) -> None:
+        """Log in to HOST:PORT; a client that cannot ask at once shows the password with each command from now on."""
+
+    @abstractmethod
+    def logout(self, host: str) -> None:
+        """Forget the password of HOST:PORT."""
 
     @abstractmethod
     def push(self, reference: str) -> str:
@@ -87,55 +159,6 @@ class Client(ABC):
     def delete(self, reference: str) -> None:
         """Delete the manifest of a reference with a digest."""
         raise NotOfferedError(reference)
-
-    def environment(self) -> dict[str, str]:
-        """Return all of the environment that the client's commands see."""
-        return {"PATH": f"{built_tools()}:{SYSTEM_PATH}", "HOME": str(self.scratch), "TMPDIR": str(self.scratch)}
-
-    def missing(self) -> list[str]:
-        """Return the programs that are not installed."""
-        path = self.environment()["PATH"]
-        return [program for program in self.programs if shutil.which(program, path=path) is None]
-
-    def program(self, name: str) -> str:
-        """Return the path of a program, as this client's environment finds it."""
-        return shutil.which(name, path=self.environment()["PATH"]) or name
-
-    def succeeds(self, command: Callable[[], object]) -> bool:
-        """Tell whether a command ends well, for one who waits until it does."""
-        try:
-            command()
-        except CommandFailedError:
-            return False
-        return True
-
-    def run(self, *command: str | Path, cwd: Path | None = None) -> str:
-        """Run a command and return what it printed; a failure carries the command and its last lines."""
-        words = [str(word) for word in command]
-        try:
-            done = subprocess.run(
-                [self.program(words[0]), *words[1:]],
-                cwd=cwd or self.scratch,
-                env=self.environment(),
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=COMMAND_WITHIN_SECONDS,
-                check=False,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise CommandFailedError(f"`{' '.join(words)}` did not end within {error.timeout:.0f} s") from None
-        printed = done.stdout.decode(errors="replace")
-        if done.returncode:
-            last = "\n".join((printed + done.stderr.decode(errors="replace")).splitlines()[-12:])
-            raise CommandFailedError(f"`{' '.join(words)}` ended with {done.returncode}:\n{last}")
-        return printed
-
-    def empty_folder(self) -> Path:
-        """Return a new folder, for something pulled."""
-        self._folders += 1
-        folder = self.scratch / f"pulled-{self._folders}"
-        folder.mkdir()
-        return folder
 
 
 def printed_digest(text: str) -> str:

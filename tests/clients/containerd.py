@@ -33,6 +33,10 @@ class Containerd(Client):
     name = "containerd"
     programs = ("containerd", "ctr")
 
+    def __init__(self, scratch: Path) -> None:
+        super().__init__(scratch)
+        self._user: tuple[str, ...] = ()
+
     @contextmanager
     def running(self) -> Iterator[None]:
         """Run a containerd of its own, beside any other on the machine."""
@@ -45,16 +49,20 @@ class Containerd(Client):
     def version(self) -> str:
         return self._ctr("version").split("Server:")[1].split()[1].partition("+")[0]
 
+    def login(self, host: str, user: str, password: str) -> None:  # noqa: ARG002 - it is shown to whom the command names
+        self._user = ("--user", f"{user}:{password}")
+
+    def logout(self, host: str) -> None:  # noqa: ARG002 - likewise
+        self._user = ()
+
     def push(self, reference: str) -> str:
         self._ctr("images", "tag", "--force", self._load("amd64"), reference)
         return self._push(reference)
 
     def pull(self, reference: str, platform: str | None = None) -> Held:
-        known = self._ctr("images", "ls", "-q").split()
-        if known:
-            self._ctr("images", "rm", "--sync", *known)
+        self._forget_all()
         chosen = ["--platform", platform] if platform else []
-        self._ctr("images", "pull", "--plain-http", "--snapshotter", "native", *chosen, reference)
+        self._ctr("images", "pull", "--plain-http", *self._user, "--snapshotter", "native", *chosen, reference)
         digest = self._digest(reference)
         return Held(digest, held_in_layout(self._content, self._child(digest, platform)).contents)
 
@@ -67,6 +75,21 @@ class Containerd(Client):
         self._ctr("images", "tag", source, target)
         return self._push(target)
 
+    def pull_by_hosts(self, reference: str, hosts: Path, platform: str) -> Held:
+        """Pull one platform by what the hosts.toml below `hosts` say, into an empty store."""
+        self._forget_all()
+        self._ctr(
+            *("images", "pull", "--hosts-dir", hosts, "--snapshotter", "native", "--platform", platform, reference)
+        )
+        digest = self._digest(reference)
+        return Held(digest, held_in_layout(self._content, digest).contents)
+
+    def push_by_hosts(self, source: str, target: str, hosts: Path) -> str:
+        """Push what was just pulled, by what the hosts.toml below `hosts` say."""
+        self._ctr("images", "tag", source, target)
+        self._ctr("images", "push", "--hosts-dir", hosts, target)
+        return self._digest(target)
+
     @property
     def _content(self) -> Path:
         # The content store keeps blobs under the same names as an OCI layout does.
@@ -78,8 +101,13 @@ class Containerd(Client):
         return f"{IMPORTED_AS}:{tag}"
 
     def _push(self, reference: str) -> str:
-        self._ctr("images", "push", "--plain-http", reference)
+        self._ctr("images", "push", "--plain-http", *self._user, reference)
         return self._digest(reference)
+
+    def _forget_all(self) -> None:
+        known = self._ctr("images", "ls", "-q").split()
+        if known:
+            self._ctr("images", "rm", "--sync", *known)
 
     def _digest(self, reference: str) -> str:
         (row,) = self._ctr("images", "ls", f"name=={reference}").splitlines()[1:]

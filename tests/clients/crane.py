@@ -13,6 +13,12 @@ class Crane(Client):
     def version(self) -> str:
         return self.run("crane", "version").strip()
 
+    def login(self, host: str, user: str, password: str) -> None:
+        self.run("crane", "auth", "login", "-u", user, "-p", password, host)
+
+    def logout(self, host: str) -> None:
+        self.run("crane", "auth", "logout", host)
+
     def push(self, reference: str) -> str:
         return self._push("amd64", reference)
 

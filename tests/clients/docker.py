@@ -20,6 +20,8 @@ from tests.clients.registry import Held, Summed
 class Docker(Client):
     name = "docker"
     programs = ("dockerd", "docker", "containerd", "runc")
+    # The engine learns at `/v2/` that a password is wanted, and without one it goes no further.
+    reads_past_a_challenge = False
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -30,11 +32,20 @@ class Docker(Client):
             *("-p", self.scratch / "docker.pid", "-H", f"unix://{self.scratch}/docker.sock"),
             *("--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver=vfs"),
         ]
-        with daemon(command, self.environment(), self.scratch / "dockerd.log", lambda: self.succeeds(self.version)):
+        with daemon(command, self.environment(), self.scratch / "dockerd.log", lambda: self.succeeds(self._engine)):
             yield
 
     def version(self) -> str:
+        return self._engine()
+
+    def _engine(self) -> str:
         return self.run("docker", "version", "--format", "{{.Server.Version}}").strip().partition("+")[0]
+
+    def login(self, host: str, user: str, password: str) -> None:
+        self.run("docker", "login", "-u", user, "-p", password, host)
+
+    def logout(self, host: str) -> None:
+        self.run("docker", "logout", host)
 
     def push(self, reference: str) -> str:
         return self._push("amd64", reference)

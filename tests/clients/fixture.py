@@ -62,11 +62,11 @@ class Fixture:
         return [self.blob(descriptor["digest"]) for descriptor in manifest["layers"]]
 
 
-def make(folder: Path) -> Fixture:
-    """Write the fixture into `folder`."""
+def make(folder: Path, *, lean: bool = False) -> Fixture:
+    """Write the fixture into `folder`; a lean one has the same layers, with next to nothing in them."""
     writer = _Writer(folder / "layout")
-    standard_library = writer.layer(_standard_library)
-    weights = writer.layer(_large_file)
+    standard_library = writer.layer(_nothing if lean else _standard_library)
+    weights = writer.layer(_nothing if lean else _large_file)
     small = {arch: writer.layer(partial(_oddities, architecture=arch)) for arch in ("amd64", "arm64")}
     # Only one platform carries the large layer: pulling the other one by platform must not move it.
     writer.image("amd64", {"architecture": "amd64", "os": "linux"}, [standard_library, weights, small["amd64"]])
@@ -170,6 +170,10 @@ def _write_index(layout: Path, descriptors: dict[str, dict[str, Any]]) -> None:
     ]
     (layout / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
     (layout / "index.json").write_text(json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": named}))
+
+
+def _nothing(tar: tarfile.TarFile) -> None:
+    _add_bytes(tar, "etc/nothing", b"")
 
 
 def _standard_library(tar: tarfile.TarFile) -> None:

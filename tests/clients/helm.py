@@ -17,7 +17,7 @@ class Helm(Client):
         super().__init__(scratch)
         self._package = scratch / f"{CHART}-{VERSION}.tgz"
 
-    def prepare(self) -> None:
+    def prepare(self, *, lean: bool = False) -> None:  # noqa: ARG002 - a chart is small
         self.run("helm", "create", CHART)
         self.run("helm", "package", CHART, "--version", VERSION)
 
@@ -27,6 +27,12 @@ class Helm(Client):
 
     def version(self) -> str:
         return self.run("helm", "version", "--template", "{{.Version}}").strip()
+
+    def login(self, host: str, user: str, password: str) -> None:
+        self.run("helm", "registry", "login", "--plain-http", "-u", user, "-p", password, host)
+
+    def logout(self, host: str) -> None:
+        self.run("helm", "registry", "logout", host)
 
     def push(self, reference: str) -> str:
         return self._push(self._package, reference)

@@ -2,7 +2,9 @@
 
     python -m tests.clients.matrix [--registry HOST:PORT] [--only docker,crane]
 
-Without --registry a fresh Lading is started. The exit code is 1 if any cell is not what the table below expects.
+Without --registry fresh Ladings are started, among them such that want a password. The exit code is 1 if any cell is
+not what the table below expects. Programs that are dear to build take part where they are built, or all of them with
+LADING_FULL=1; those that did not run are named at the end, and count as nothing.
 """
 
 import argparse
@@ -19,15 +21,20 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from tests.clients import docker_findings
+from tests.clients import buildkit, containerd_hosts, cosign, docker_findings
 from tests.clients.buildah import Buildah
-from tests.clients.client import Client, CommandFailedError, NotOfferedError
+from tests.clients.buildkit import Buildkit
+from tests.clients.client import Client, CommandFailedError, NotOfferedError, Program
 from tests.clients.containerd import Containerd
+from tests.clients.cosign import Cosign
 from tests.clients.crane import Crane
 from tests.clients.docker import Docker
+from tests.clients.docker_sdk import DockerSdk
 from tests.clients.helm import Helm
+from tests.clients.locked import READ_BY_ALL, Locked, LockedOperations, locked
 from tests.clients.operations import Operation, Operations
 from tests.clients.oras import Oras
+from tests.clients.oras_py import OrasPy
 from tests.clients.podman import Podman
 from tests.clients.processes import DaemonFailedError, lading, scratch_folder
 from tests.clients.recorder import Recorder
@@ -35,7 +42,12 @@ from tests.clients.regctl import Regctl
 from tests.clients.registry import MismatchError, Registry
 from tests.clients.skopeo import Skopeo
 
-CLIENTS: tuple[type[Client], ...] = (Docker, Containerd, Podman, Buildah, Skopeo, Crane, Oras, Regctl, Helm)
+PROGRAMS: tuple[type[Program], ...] = (
+    *(Docker, DockerSdk, Containerd, Podman, Buildah, Skopeo, Crane, Oras, OrasPy, Regctl, Helm),
+    *(Cosign, Buildkit),
+)
+FULL = os.environ.get("LADING_FULL", "") not in {"", "0"}
+Steps = dict[str, Callable[[], None]]
 
 
 class Outcome(Enum):
@@ -47,14 +59,20 @@ class Outcome(Enum):
 
 
 # Everything that is not here must be ok; what is here must not be, or the client has learned it and the table is old.
-NOT_OFFERED: dict[tuple[str, Operation], str] = {
-    ("docker", Operation.DELETE): "`docker rmi` deletes on this machine only; there is no command for a registry",
-    ("containerd", Operation.DELETE): "`ctr images rm` deletes on this machine only",
-    ("podman", Operation.DELETE): "`podman rmi` and `podman manifest rm` delete on this machine only",
-    ("buildah", Operation.DELETE): "`buildah rmi` deletes on this machine only",
-    ("helm", Operation.DELETE): "helm 4 pushes and pulls; it has no command that deletes",
-    ("helm", Operation.MULTI_ARCH): "a chart is the same on every platform",
-    ("helm", Operation.MOUNT): "a chart is always pushed from its file, and helm asks for no mount",
+NOT_OFFERED: dict[tuple[str, str], str] = {
+    ("docker-sdk", Operation.DELETE.value): "it speaks to the engine, which deletes on this machine only",
+    ("docker-sdk", Operation.MULTI_ARCH.value): "the engine's API makes no manifest lists, docker's command line does",
+    ("oras-py", Operation.MULTI_ARCH.value): "it pushes files as one artifact, and makes no index",
+    ("oras-py", Operation.MOUNT.value): "what it pushes comes from files, and it asks for no mount",
+    ("docker", Operation.DELETE.value): "`docker rmi` deletes on this machine only; there is no command for a registry",
+    ("containerd", Operation.DELETE.value): "`ctr images rm` deletes on this machine only",
+    ("podman", Operation.DELETE.value): "`podman rmi` and `podman manifest rm` delete on this machine only",
+    ("buildah", Operation.DELETE.value): "`buildah rmi` deletes on this machine only",
+    ("helm", Operation.DELETE.value): "helm 4 pushes and pulls; it has no command that deletes",
+    ("helm", Operation.MULTI_ARCH.value): "a chart is the same on every platform",
+    ("helm", Operation.MOUNT.value): "a chart is always pushed from its file, and helm asks for no mount",
+    ("docker", READ_BY_ALL): "the engine stops at a challenge for Basic to which it has no password",
+    ("docker-sdk", READ_BY_ALL): "it drives the same engine",
 }
 
 
@@ -69,41 +87,69 @@ class Cell:
 
 @dataclass(slots=True)
 class Line:
-    """What became of one client: its cells by name, the columns first."""
+    """What became of one client: its cells by name, the columns first; and those before a registry with a lock."""
 
     version: str
     cells: dict[str, Cell]
+    locked: dict[str, Cell]
 
 
-def exercise(client: Client, registry: Registry) -> Line:
-    """Let one client go through all operations, and docker through its findings."""
+def exercise(program: Program, registry: Registry) -> Line:
+    """Let a client go through all operations, and whatever has some through its findings."""
     # Each has a port of its own: podman, buildah and skopeo remember for each host and port which repository holds a
     # layer, and would mount what another one of them has pushed.
     with Recorder(registry.address) as recorder:
-        return _exercise(client, registry, recorder)
+        # A registry that was running before may hold what an earlier run pushed; a push must find nothing there.
+        namespace = f"matrix-{secrets.token_hex(3)}"
+        steps: Steps = {}
+        if isinstance(program, Client):
+            operations = Operations(program, registry, recorder, namespace)
+            steps |= {operation.value: step for operation, step in operations.steps().items()}
+        steps |= _findings(program, registry, recorder, namespace)
+        line = Line("", {}, {})
 
+        def prepare() -> None:
+            line.version = program.version()
+            if isinstance(program, Client):
+                program.prepare()
 
-def _exercise(client: Client, registry: Registry, recorder: Recorder) -> Line:
-    # A registry that was running before may hold what an earlier run pushed; a push must find nothing there.
-    namespace = f"matrix-{secrets.token_hex(3)}"
-    operations = Operations(client, registry, recorder, namespace)
-    steps = {operation.value: step for operation, step in operations.steps().items()}
-    if isinstance(client, Docker):
-        steps |= docker_findings.steps(client, registry, recorder, namespace)
-    line = Line("", {})
-    try:
-        with client.running():
-            line.version = client.version()
-            client.prepare()
-            for name, step in steps.items():
-                line.cells[name] = attempt(step)
-                _print_cell(client, name, line.cells[name])
-    except (CommandFailedError, DaemonFailedError) as error:
-        unreached = [name for name in steps if name not in line.cells]
-        for name in unreached:
-            line.cells[name] = Cell(Outcome.FAILED, 0, str(error))
-            _print_cell(client, name, line.cells[name])
+        _go_through(program, prepare, steps, line.cells)
     return line
+
+
+def _findings(program: Program, registry: Registry, recorder: Recorder, namespace: str) -> Steps:
+    """Return what is to be proven with one program only."""
+    match program:
+        case Docker() if type(program) is Docker:
+            return docker_findings.steps(program, registry, recorder, namespace)
+        case Containerd():
+            return containerd_hosts.steps(program, registry, recorder, namespace)
+        case Cosign():
+            return cosign.steps(program, registry, recorder, namespace)
+        case Buildkit():
+            return buildkit.steps(program, registry, recorder, namespace)
+    return {}
+
+
+def exercise_locked(client: Client, registries: Locked, line: Line) -> None:
+    """Let a client, which starts anew, go through what there is to do before a registry that wants a password."""
+    with Recorder(registries.closed.address) as closed, Recorder(registries.readable.address) as readable:
+        steps = LockedOperations(client, registries, (closed, readable)).steps()
+        _go_through(client, lambda: client.prepare(lean=True), steps, line.locked)
+
+
+def _go_through(program: Program, prepare: Callable[[], None], steps: Steps, cells: dict[str, Cell]) -> None:
+    try:
+        with program.running():
+            prepare()
+            for name, step in steps.items():
+                cells[name] = attempt(step)
+                _print_cell(program, name, cells[name])
+    except (CommandFailedError, DaemonFailedError) as error:
+        unreached = [name for name in steps if name not in cells]
+        for name in unreached:
+            cells[name] = Cell(Outcome.FAILED, 0, str(error))
+            _print_cell(program, name, cells[name])
 
 
 def attempt(step: Callable[[], None]) -> Cell:
@@ -121,32 +167,37 @@ def attempt(step: Callable[[], None]) -> Cell:
 
 def expected(client: str, step: str) -> Outcome:
     """Return what the table demands of a cell."""
-    names = {(who, operation.value) for who, operation in NOT_OFFERED}
-    return Outcome.NOT_OFFERED if (client, step) in names else Outcome.OK
+    return Outcome.NOT_OFFERED if (client, step) in NOT_OFFERED else Outcome.OK
 
 
-def _print_cell(client: Client, name: str, cell: Cell) -> None:
-    print(f"{client.name:<11} {cell.outcome.value:<12} {cell.seconds:6.1f} s  {name}", flush=True)
+def _print_cell(program: Program, name: str, cell: Cell) -> None:
+    print(f"{program.name:<11} {cell.outcome.value:<12} {cell.seconds:6.1f} s  {name}", flush=True)
     if cell.reason:
         print("    " + cell.reason.strip().replace("\n", "\n    "), flush=True)
 
 
 def print_table(lines: dict[str, Line]) -> None:
-    """Print the matrix, and below it what was asked of docker beside it."""
+    """Print the matrix, the one of the locked registries, and below them what was asked of some clients beside it."""
     columns = [operation.value for operation in Operation]
     print(f"\n{'':<26}" + "".join(f"{column:<13}" for column in columns))
     for client, line in lines.items():
-        name = f"{client} {line.version}"
-        print(f"{name:<26}" + "".join(f"{line.cells[column].outcome.value:<13}" for column in columns))
+        if columns[0] in line.cells:
+            name = f"{client} {line.version}"
+            print(f"{name:<26}" + "".join(f"{line.cells[column].outcome.value:<13}" for column in columns))
+    asked = {client: line.locked for client, line in lines.items() if line.locked}
+    if asked:
+        print(f"\n{'with a password file':<26}" + "".join(f"{name:<13}" for name in next(iter(asked.values()))))
+    for client, cells in asked.items():
+        print(f"{client:<26}" + "".join(f"{cell.outcome.value:<13}" for cell in cells.values()))
     print()
     for client, line in lines.items():
         for name in [name for name in line.cells if name not in columns]:
-            print(f"{client}: {name}: {line.cells[name].outcome.value}")
+            print(f"{client} {line.version}: {name}: {line.cells[name].outcome.value}")
 
 
 def main() -> int:
     """Run the matrix and return the exit code."""
-    known = {client.name: client for client in CLIENTS}
+    known = {program.name: program for program in PROGRAMS}
     parser = argparse.ArgumentParser(prog="tests.clients.matrix", description="Real clients against a registry.")
     parser.add_argument("--registry", metavar="HOST:PORT", help="use this running registry, which must allow deletes")
     parser.add_argument("--only", metavar="NAME,...", default=",".join(known), help="of: %(default)s")
@@ -160,34 +211,57 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     began = time.monotonic()
     lines: dict[str, Line] = {}
+    left_out: list[str] = []
     trouble = 0
     try:
-        run([known[name] for name in chosen], arguments.registry, lines)
+        run([known[name] for name in chosen], arguments.registry, lines, left_out)
     except (AssertionError, DaemonFailedError) as error:
         trouble = 1
         print(f"The registry under test: {error}")
     print_table(lines)
-    cells = [(who, name, cell) for who, line in lines.items() for name, cell in line.cells.items()]
+    cells = [
+        (who, name, cell) for who, line in lines.items() for name, cell in (*line.cells.items(), *line.locked.items())
+    ]
     wrong = [(who, name, cell) for who, name, cell in cells if cell.outcome != expected(who, name)]
     for who, name, cell in wrong:
         print(f"{who}, {name}: {cell.outcome.value}, expected {expected(who, name).value}")
     print(f"\n{len(lines)} clients in {time.monotonic() - began:.0f} s")
-    print(f"{len(cells) - len(wrong)} passed, {len(wrong) + trouble} failed")
+    for reason in left_out:
+        print(f"DID NOT RUN: {reason}")
+    print(f"{len(cells) - len(wrong)} passed, {len(wrong) + trouble} failed, {len(left_out)} did not run")
     return 1 if wrong or trouble else 0
 
 
-def run(chosen: list[type[Client]], address: str | None, lines: dict[str, Line]) -> None:
-    """Let each client in turn go through everything, and add its line; without an address a fresh Lading serves."""
+def run(chosen: list[type[Program]], address: str | None, lines: dict[str, Line], left_out: list[str]) -> None:
+    """Let each in turn go through everything, and add its line or why it has none; without an address Ladings serve."""
     with ExitStack() as stack:
         scratch = stack.enter_context(scratch_folder())
-        clients = [client(_subfolder(scratch, client.name)) for client in chosen]
-        if missing := [f"{program} ({client.name})" for client in clients for program in client.missing()]:
-            sys.exit(f"Not installed: {', '.join(missing)}. `tests/clients/install clients` installs them.")
+        programs: list[Program] = []
+        for kind in chosen:
+            program = kind(_subfolder(scratch, kind.name))
+            missing = program.missing()
+            if missing and kind.dear and not FULL:
+                left_out.append(f"{kind.name}, for {', '.join(missing)} takes minutes to build: `make clients FULL=1`")
+            elif missing:
+                sys.exit(
+                    f"{kind.name}: not installed: {', '.join(missing)}. `tests/clients/install clients dear` does."
+                )
+            else:
+                programs.append(program)
         registry = Registry(address or stack.enter_context(lading(scratch)))
-        for client in clients:
-            lines[client.name] = exercise(client, registry)
+        for program in programs:
+            lines[program.name] = exercise(program, registry)
             # A store without a file system's help keeps each layer several times: not all clients' at once.
-            shutil.rmtree(client.scratch, ignore_errors=True)
+            shutil.rmtree(program.scratch, ignore_errors=True)
+        if address:
+            left_out.append("all with a password file, for that is done with Ladings of its own, without --registry")
+            return
+        registries = stack.enter_context(locked(scratch))
+        for kind in chosen:
+            if issubclass(kind, Client):
+                client = kind(_subfolder(scratch, kind.name))
+                exercise_locked(client, registries, lines[client.name])
+                shutil.rmtree(client.scratch, ignore_errors=True)
 
 
 def _subfolder(scratch: Path, name: str) -> Path:

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import ClassVar
 
 from tests.clients.client import Client, held_in_layout, printed_digest, summed_file
 from tests.clients.registry import Held
@@ -9,14 +10,14 @@ from tests.clients.registry import Held
 
 class Oras(Client):
     name = "oras"
-    programs = ("oras",)
+    programs: ClassVar[tuple[str, ...]] = ("oras",)
 
     def __init__(self, scratch: Path) -> None:
         super().__init__(scratch)
         self._files = scratch / "files"
 
-    def prepare(self) -> None:
-        super().prepare()
+    def prepare(self, *, lean: bool = False) -> None:
+        super().prepare(lean=lean)
         # An artifact is made of files, so each layer of the fixture becomes a file with a name.
         self._files.mkdir()
         for number, layer in enumerate(self.fixture.layers("amd64")):
@@ -24,6 +25,12 @@ class Oras(Client):
 
     def version(self) -> str:
         return self.run("oras", "version").split()[1]
+
+    def login(self, host: str, user: str, password: str) -> None:
+        self.run("oras", "login", "--plain-http", "-u", user, "-p", password, host)
+
+    def logout(self, host: str) -> None:
+        self.run("oras", "logout", host)
 
     def push(self, reference: str) -> str:
         files = [f"{path.name}:application/gzip" for path in sorted(self._files.iterdir())]

@@ -16,6 +16,12 @@ class Podman(Client):
     def version(self) -> str:
         return self.run("podman", "--version").split()[-1]
 
+    def login(self, host: str, user: str, password: str) -> None:
+        self._podman("login", "--tls-verify=false", "-u", user, "-p", password, host)
+
+    def logout(self, host: str) -> None:
+        self._podman("logout", host)
+
     def push(self, reference: str) -> str:
         self._podman("tag", self._load("amd64"), reference)
         return self._push("push", reference)
@@ -41,7 +47,10 @@ class Podman(Client):
         return self._push("push", target)
 
     def environment(self) -> dict[str, str]:
-        return {**super().environment(), "XDG_RUNTIME_DIR": str(self.scratch)}
+        return {
+            **super().environment(),
+            "XDG_RUNTIME_DIR": str(self.scratch),
+        }
 
     def _load(self, arch: str) -> str:
         return self._podman("pull", "-q", f"oci:{self.fixture.layout}:{arch}").strip()

@@ -11,6 +11,13 @@ class Regctl(Client):
     def version(self) -> str:
         return self.run("regctl", "version", "--format", "{{.VCSTag}}").strip() or "unknown"
 
+    def login(self, host: str, user: str, password: str) -> None:
+        self.run("regctl", "registry", "set", "--skip-check", "--tls", "disabled", host)
+        self.run("regctl", "registry", "login", "-u", user, "-p", password, host)
+
+    def logout(self, host: str) -> None:
+        self.run("regctl", "registry", "logout", host)
+
     def push(self, reference: str) -> str:
         return self._copy(f"ocidir://{self.fixture.layout}:amd64", reference)
 

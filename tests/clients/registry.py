@@ -1,5 +1,6 @@
 """The registry as plain HTTP shows it: the judge of what the clients say, and no client itself."""
 
+import base64
 import hashlib
 import http.client
 import json
@@ -91,17 +92,19 @@ class _Gunzip:
 
 
 class Registry:
-    """A registry at HOST:PORT, spoken to without TLS."""
+    """A registry at HOST:PORT, spoken to without TLS, by a user with a password where it wants one."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, user: str = "", password: str = "") -> None:
         self.address = address
+        said = base64.b64encode(f"{user}:{password}".encode()).decode()
+        self._credentials = {"Authorization": f"Basic {said}"} if user else {}
 
     def answer(self, method: str, path: str, body: bytes | None = None, content_type: str | None = None) -> Answer:
         """Send one request and read its whole answer; every status is an answer."""
         connection = http.client.HTTPConnection(self.address, timeout=120)
         try:
             # Lading answers what is stored whatever is accepted; other registries hold back what is not named.
-            headers = {"Accept": ALL_MANIFESTS}
+            headers = {"Accept": ALL_MANIFESTS, **self._credentials}
             if content_type:
                 headers["Content-Type"] = content_type
             connection.request(method, path, body, headers)
@@ -138,7 +141,7 @@ class Registry:
         path = f"/v2/{repository}/blobs/{descriptor['digest']}"
         connection = http.client.HTTPConnection(self.address, timeout=120)
         try:
-            connection.request("GET", path)
+            connection.request("GET", path, headers=self._credentials)
             response = connection.getresponse()
             if response.status != 200:
                 raise MismatchError(f"GET {path} is {response.status}: {response.read(300).decode(errors='replace')}")

@@ -11,6 +11,12 @@ class Skopeo(Client):
     def version(self) -> str:
         return self.run("skopeo", "--version").split()[-1]
 
+    def login(self, host: str, user: str, password: str) -> None:
+        self.run("skopeo", "login", "--tls-verify=false", "-u", user, "-p", password, host)
+
+    def logout(self, host: str) -> None:
+        self.run("skopeo", "logout", host)
+
     def push(self, reference: str) -> str:
         return self._copy(f"oci:{self.fixture.layout}:amd64", f"docker://{reference}", "--dest-tls-verify=false")
 
@@ -29,6 +35,9 @@ class Skopeo(Client):
         return self._copy(
             f"docker://{source}", f"docker://{target}", "--src-tls-verify=false", "--dest-tls-verify=false"
         )
+
+    def environment(self) -> dict[str, str]:
+        return {**super().environment(), "XDG_RUNTIME_DIR": str(self.scratch)}
 
     def delete(self, reference: str) -> None:
         self.run("skopeo", "delete", "--tls-verify=false", f"docker://{reference}")
