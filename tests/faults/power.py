@@ -27,7 +27,7 @@ from tests.wire import Wire
 
 SHUT_DOWN = 0x8004587D  # EXT4_IOC_SHUTDOWN and XFS_IOC_GOINGDOWN are the same number
 WITHOUT_LOG_FLUSH = 2
-UNMOUNT_SECONDS = 15.0
+UNMOUNT_SECONDS = 60.0
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 LARGE_SESSION_BYTES = (300_000, 700_000)  # above what a worker would simply read again
 
@@ -92,7 +92,10 @@ class Disk:
         fcntl.ioctl(self._root, SHUT_DOWN, struct.pack("I", WITHOUT_LOG_FLUSH))
 
     def unmount(self) -> None:
-        """Unmount; processes that were killed a moment ago may still hold it."""
+        """Unmount, and wait until the file system is gone: what still holds it would get the dead one mounted again.
+
+        Processes that were killed a moment ago do, and so does a mount namespace that anybody made meanwhile.
+        """
         assert self._root is not None
         os.close(self._root)
         self._root = None
@@ -100,6 +103,11 @@ class Disk:
             lambda: subprocess.run(["umount", str(self.folder)], capture_output=True, check=False).returncode == 0,
             seconds=UNMOUNT_SECONDS,
         ), f"{self.folder} stays busy"
+        assert until(self._is_released, seconds=UNMOUNT_SECONDS), f"{self._image} is held by another mount namespace"
+
+    def _is_released(self) -> bool:
+        listed = subprocess.run(["losetup", "-j", str(self._image)], capture_output=True, text=True, check=True)
+        return not listed.stdout
 
     def preloaded(self, tree: Path | None = None) -> Preloaded:
         """Return a process whose commands see this disk, and its boot id for the kernel's."""
@@ -115,7 +123,7 @@ def mounted(folder: Path, file_system: FileSystem) -> Iterator[Disk]:
         with Disk(folder, file_system) as disk:
             yield disk
     finally:
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)  # where it is still mounted, that is the error to be told
 
 
 def _run(*command: str) -> None:

@@ -43,7 +43,7 @@ def cut_again_and_again(
     file_system: FileSystem, points: int, seed: str, *, tree: Path | None = None
 ) -> list[CutClient]:
     """Cut the power of one disk so often, looking after each cut; return the clients that had it."""
-    folder = Path(tempfile.mkdtemp(prefix="lading-power-"))
+    folder = Path(tempfile.mkdtemp(prefix="lading-power-", dir="/dev/shm"))  # what counts is what was sent to the image
     source = random.Random(seed)
     clients: list[CutClient] = []
     with mounted(folder, file_system) as disk, disk.preloaded(tree) as parent:
