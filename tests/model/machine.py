@@ -518,6 +518,11 @@ class ApiMachine(RuleBasedStateMachine):
         for content in self._contents.values():
             digest = digest_of(content)
             self._send(self._model.read_blob(name, digest), "HEAD", f"/v2/{name}/blobs/{digest}")
+            if digest in held.blobs and len(content) > 1:
+                first_half: list[Span] = [(0, len(content) // 2 - 1)]
+                expected = self._model.read_blob(name, digest, spans=first_half)
+                headers = {"Range": _range_of(first_half)}
+                self._send(expected, "GET", f"/v2/{name}/blobs/{digest}", headers=headers)
         for tag_or_digest in (*held.manifests, *held.tags):
             expected = self._model.read_manifest(name, tag_or_digest)
             self._send(expected, "GET", f"/v2/{name}/manifests/{tag_or_digest}")

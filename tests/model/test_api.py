@@ -87,6 +87,7 @@ def test_every_reply_is_what_the_model_foretells(folder: Path, seed: int) -> Non
         assert min(workers.answered.values()) > STEPS / 4, f"not both workers were asked: {workers.answered}"
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.name)
 def test_a_planted_bug_is_found(plant: Planted, folder: Path, seed: int) -> None:
     """A model that agrees with everything would pass the test above as well."""
