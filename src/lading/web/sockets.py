@@ -7,6 +7,7 @@ import errno
 import ipaddress
 import os
 import socket
+import time
 from dataclasses import dataclass
 
 from lading.oci.errors import PortUnavailable
@@ -15,6 +16,9 @@ BACKLOG = 4096  # what Linux allows by default (net.core.somaxconn)
 FIRST_INHERITED = 3  # sd_listen_fds(3)
 # With port 0 the first address picks the port; another address of the same name may have it taken.
 PICK_ATTEMPTS = 20
+# A server that was killed may let go of its data directory a moment before it lets go of its port.
+LET_GO_SECONDS = 1.0
+POLL_SECONDS = 0.05
 IPV6_WILDCARD = "::"
 _ABSENT = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 
@@ -45,13 +49,16 @@ def listen(host: str, port: int) -> list[socket.socket]:
 
     """
     addresses = _resolved(host, port)
-    for attempt in range(PICK_ATTEMPTS):
+    attempts = round(LET_GO_SECONDS / POLL_SECONDS) if port else PICK_ATTEMPTS
+    for _ in range(attempts - 1):
         try:
             return _listen_on_all(addresses, port)
-        except PortUnavailable:
-            if port or attempt == PICK_ATTEMPTS - 1:
+        except PortUnavailable as error:
+            if port and not _is_taken(error):
                 raise
-    raise AssertionError("unreachable: the last attempt returns or raises")
+        if port:
+            time.sleep(POLL_SECONDS)
+    return _listen_on_all(addresses, port)
 
 
 def inherited() -> list[socket.socket]:
@@ -144,6 +151,10 @@ def _listen_on(family: socket.AddressFamily, host: str, port: int) -> socket.soc
         raise _refusal(Address(host, port), error) from error
     listener.setblocking(False)
     return listener
+
+
+def _is_taken(error: PortUnavailable) -> bool:
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EADDRINUSE
 
 
 def _refusal(address: Address, error: OSError) -> PortUnavailable:
