@@ -251,7 +251,7 @@ def _typed(folder: Path, command: list[str], lines: list[str]) -> bytes:
     for line in lines:
         count = shown.count(b": ")
         end = time.monotonic() + 20
-        while shown.count(b": ") == count and time.monotonic() < end:
+        while not (shown.endswith(b": ") and shown.count(b": ") > count) and time.monotonic() < end:
             shown += os.read(terminal, 4096)
         os.write(terminal, line.encode())
     while True:
