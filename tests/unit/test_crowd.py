@@ -35,7 +35,7 @@ def _full(gone: list[str], awaits: Awaits, seconds: float) -> Crowd:
     [
         (Awaits.HEAD, 0.1, ["seat 0"]),
         (Awaits.BODY, 5.0, ["seat 0"]),
-        (Awaits.BODY, 0.5, []),
+        (Awaits.BODY, 0.05, []),
         (Awaits.US, 60.0, []),
     ],
     ids=["silent", "stalled", "sending", "served"],

@@ -21,8 +21,8 @@ class Awaits(Enum):
 
     HEAD = 0.0
     """The client's next request, its first one or a further one."""
-    BODY = 1.0
-    """More of a request's body."""
+    BODY = 0.1
+    """More of a request's body. Who sends has been silent for less than others, and goes after them in any case."""
     US = math.inf
     """Our reply."""
 
