@@ -289,8 +289,8 @@ def _calls_of_a_restore(operated: OperatedRegistry, trace: Path) -> list[str]:
 
 
 def _kills(calls: Sequence[str], seed: str) -> Sequence[int]:
-    """Return before which calls to kill: the one that decides, the next, and two others; all in the long form."""
+    """Return before which calls to kill: around the one that decides, as runs differ by a call, and another; or all."""
     if FULL:
         return range(1, len(calls) + 1)
     (decides,) = [number for number, call in enumerate(calls, 1) if re.search(r"rename.*\.incoming\.partial", call)]
-    return [decides, decides + 1, *random.Random(seed).sample(range(1, len(calls) + 1), 2)]
+    return [decides - 2, decides, decides + 2, random.Random(seed).randint(1, len(calls))]
