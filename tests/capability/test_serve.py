@@ -60,6 +60,7 @@ def test_the_version_names_the_program_and_its_database(tmp_path: Path) -> None:
     assert re.fullmatch(r"lading \d+\.\d+\.\S+ \(SQLite 3\.\d+\.\d+\)\n", result.stdout)
 
 
+@pytest.mark.own_wire  # the stand-in is loaded before everything
 def test_the_command_line_is_there_at_once() -> None:
     """Asking for help must not load a database, a server and their friends."""
     heavy = {"alembic", "pydantic", "sqlalchemy", "starlette", "structlog", "uvicorn", "uvloop"}
