@@ -1,11 +1,14 @@
 """`lading verify`: prove that database and objects agree, without changing either."""
 
+import contextlib
 import dataclasses
 import json
+import signal
 import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from lading.metadata.verify import Fault
-    from lading.upkeep.verify import Report
+    from lading.upkeep.verify import Report, Verification
 
 DAMAGED = 1
 
@@ -40,9 +43,26 @@ def verify(
 
     place = settings.load(config, {"data": data}).data
     with _Bar() as bar:
-        report = Verification(place, place / FILE, quick=quick, progress=bar).run()
+        verification = Verification(place, place / FILE, quick=quick, progress=bar)
+        with _interrupts_stop(verification):
+            report = verification.run()
     typer.echo(_document(report, place, quick=quick) if as_json else "\n".join(_lines(report, place, quick=quick)))
     raise typer.Exit(DAMAGED if report.damaged else 0)
+
+
+@contextlib.contextmanager
+def _interrupts_stop(verification: "Verification") -> Iterator[None]:
+    """Let Ctrl-C stop the threads, too: Python drops an exception that is raised while an object is finalized."""
+
+    def stop(_: int, __: FrameType | None) -> None:
+        verification.stop()
+        raise KeyboardInterrupt
+
+    former = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, former)
 
 
 class _Bar:

@@ -62,9 +62,13 @@ class Files:
         self._stopping = threading.Event()
         self._threads = ThreadPoolExecutor(THREADS, "lading-verify")
 
+    def stop(self) -> None:
+        """Have every look end in a KeyboardInterrupt, within a piece of a file; called in a signal's handler."""
+        self._stopping.set()
+
     def close(self) -> None:
         """Stop the threads within a piece of a file."""
-        self._stopping.set()
+        self.stop()
         self._threads.shutdown(cancel_futures=True)
 
     # Objects
@@ -163,6 +167,8 @@ class Files:
                     break
                 running.update(buffer[:count])
                 self._advance(count)
+        if self._stopping.is_set():
+            raise KeyboardInterrupt
         return running.digest()
 
 

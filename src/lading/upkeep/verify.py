@@ -148,6 +148,10 @@ class Verification:
         findings.sort(key=lambda fault: KINDS[fault.code].severity)
         return Report(self._counts, self._hashed_bytes, time.monotonic() - began, findings, found)
 
+    def stop(self) -> None:
+        """End `run` in a KeyboardInterrupt soon, should the one that a signal raises get lost in a finalizer."""
+        self._files.stop()
+
     def _advance(self, read_bytes: int) -> None:
         with self._lock:
             self._hashed_bytes += read_bytes
