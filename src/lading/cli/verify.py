@@ -52,11 +52,10 @@ def verify(
 
 @contextlib.contextmanager
 def _interrupts_stop(verification: "Verification") -> Iterator[None]:
-    """Let Ctrl-C stop the threads, too: Python drops an exception that is raised while an object is finalized."""
+    """Let Ctrl-C end it at its next look: an exception raised anywhere may meet a finalizer, which drops it."""
 
     def stop(_: int, __: FrameType | None) -> None:
         verification.stop()
-        raise KeyboardInterrupt
 
     former = signal.signal(signal.SIGINT, stop)
     try:

@@ -66,6 +66,11 @@ class Files:
         """Have every look end in a KeyboardInterrupt, within a piece of a file; called in a signal's handler."""
         self._stopping.set()
 
+    def go_on(self) -> None:
+        """Raise KeyboardInterrupt once it is to stop."""
+        if self._stopping.is_set():
+            raise KeyboardInterrupt
+
     def close(self) -> None:
         """Stop the threads within a piece of a file."""
         self.stop()
@@ -167,8 +172,7 @@ class Files:
                     break
                 running.update(buffer[:count])
                 self._advance(count)
-        if self._stopping.is_set():
-            raise KeyboardInterrupt
+        self.go_on()
         return running.digest()
 
 

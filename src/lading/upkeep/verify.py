@@ -121,7 +121,7 @@ class Verification:
             raise VerifyRefused(f"there is no database {database}", "name the registry's data directory with --data")
         self._data = data
         self._path = database
-        self._database = ReadOnlyDatabase(database)
+        self._opened = ReadOnlyDatabase(database)
         self._files = Files(data, advance=self._advance)
         self._quick = quick
         self._progress = progress
@@ -149,8 +149,14 @@ class Verification:
         return Report(self._counts, self._hashed_bytes, time.monotonic() - began, findings, found)
 
     def stop(self) -> None:
-        """End `run` in a KeyboardInterrupt soon, should the one that a signal raises get lost in a finalizer."""
+        """End `run` in a KeyboardInterrupt, at its next look."""
         self._files.stop()
+
+    @property
+    def _database(self) -> ReadOnlyDatabase:
+        """The database, as long as it is to go on."""
+        self._files.go_on()
+        return self._opened
 
     def _advance(self, read_bytes: int) -> None:
         with self._lock:
