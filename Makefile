@@ -25,7 +25,7 @@ serve: $(RUN) ## a working registry on 127.0.0.1:5000, data in ./data (PORT= DAT
 	@exec $(BIN)/lading serve --host $(HOST) --port $(PORT) --data $(DATA) $(if $(WORKERS),--workers $(WORKERS)) \
 	  $(if $(HTPASSWD),--htpasswd $(HTPASSWD)) $(if $(OPEN),--open)
 
-test: $(DEV) ## the fast suite, about two minutes
+test: $(DEV) ## the fast suite, about three minutes
 	$(BIN)/python -m pytest -q -n 2 -m "not slow" tests
 
 check: $(DEV) ## style, types, floors, changelog
