@@ -20,7 +20,9 @@ from lading.auth.policy import OpenPolicy, Policy, UsersPolicy
 from lading.logs import AccessLog, event_logger
 from lading.metadata import restore, snapshots, stores, uploads
 from lading.metadata.database import FILE, Database, create_engine
+from lading.metadata.garbage import Retention
 from lading.metadata.stores import Store
+from lading.metadata.times import SECOND_US
 from lading.metadata.upgrade import upgrade
 from lading.oci.errors import DatabaseUnusable, DataDirectoryUnusable, DiskFull, StoreMismatch
 from lading.registry.blobs import Blobs
@@ -167,14 +169,30 @@ def _registry(settings: Settings, database: Database, store: DiskStore, watch: W
         inline_max_bytes=settings.blobs.inline_max_bytes,
         max_sessions=settings.uploads.max_sessions,
     )
+    keep = _retention(settings)
     deletes_enabled = settings.deletes.enabled
     return Registry(
-        blobs=Blobs(database, store, watch, deletes_enabled=deletes_enabled),
-        uploads=Uploads(database, store, watch, store_id=store_id, limits=limits),
-        manifests=Manifests(database, store, sparse=settings.manifests.sparse_indexes, deletes_enabled=deletes_enabled),
-        tags=Tags(database, deletes_enabled=deletes_enabled),
+        blobs=Blobs(database, store, watch, retention=keep, deletes_enabled=deletes_enabled),
+        uploads=Uploads(database, store, watch, store_id=store_id, limits=limits, retention=keep),
+        manifests=Manifests(
+            database,
+            store,
+            retention=keep,
+            sparse=settings.manifests.sparse_indexes,
+            deletes_enabled=deletes_enabled,
+        ),
+        tags=Tags(database, retention=keep, deletes_enabled=deletes_enabled),
         referrers=Referrers(database),
         repositories=Repositories(database),
+    )
+
+
+def _retention(settings: Settings) -> Retention:
+    kept = settings.collection
+    return Retention(
+        lease_us=round(kept.lease_seconds * SECOND_US),
+        undo_us=round(kept.undo_seconds * SECOND_US),
+        delay_us=round(kept.delay_seconds * SECOND_US),
     )
 
 

@@ -31,6 +31,8 @@ MAX_SHOWN_CHARACTERS = 60
 # Pydantic's names of what can be wrong, in our words.
 _WANTED = {
     "int_type": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a number",
     "bool_type": "true or false",
     "string_type": "text",
     "path_type": "a path",
@@ -69,7 +71,7 @@ def _without_controls(value: str | Path) -> str | Path:
 class Section(BaseModel):
     """A group of settings: frozen, closed to unknown names, and `5000` is a number while `"5000"` is not."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Http(Section):
@@ -176,6 +178,25 @@ class Deletes(Section):
     enabled: bool = Field(default=True, description="Whether clients may delete tags, manifests and blobs.")
 
 
+class Collection(Section):
+    """Collecting what nothing refers to any more, and how long it can be brought back before."""
+
+    lease_seconds: float = Field(
+        default=86400, ge=0, description="How long pushed content is kept for the manifest that will refer to it."
+    )
+    undo_seconds: float = Field(
+        default=1209600,
+        ge=0,
+        description="How long deleted and overwritten tags and manifests are kept, and can be brought back.",
+    )
+    delay_seconds: float = Field(
+        default=86400,
+        ge=0,
+        description="How long a file is kept after the database has forgotten it: "
+        "an older copy of the database can still be restored so long.",
+    )
+
+
 class Lists(Section):
     """Lists of tags and repositories."""
 
@@ -234,6 +255,7 @@ class Settings(Section):
     storage: Storage = Field(default_factory=Storage)
     manifests: Manifests = Field(default_factory=Manifests)
     deletes: Deletes = Field(default_factory=Deletes)
+    collection: Collection = Field(default_factory=Collection)
     lists: Lists = Field(default_factory=Lists)
     metrics: Metrics = Field(default_factory=Metrics)
     snapshots: Snapshots = Field(default_factory=Snapshots)
@@ -333,7 +355,7 @@ def _default_text(field: FieldInfo) -> str:
 
 def _is_text(field: FieldInfo) -> bool:
     """Tell whether the value is a string; else a variable's text is read as the same text in the file would be."""
-    return not {int, bool}.intersection(typing.get_args(field.annotation) or (field.annotation,))
+    return not {int, float, bool}.intersection(typing.get_args(field.annotation) or (field.annotation,))
 
 
 def _from_file(config: Path | None, known: Mapping[str, Setting], problems: list[str]) -> dict[str, _Found]:

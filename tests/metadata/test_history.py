@@ -12,9 +12,10 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lading.metadata import blobs, feed, garbage, manifests, repositories, schema, stores, tags
+from lading.metadata import blobs, feed, manifests, repositories, schema, stores, tags
 from lading.metadata.database import Database
 from lading.metadata.feed import Kind
+from lading.metadata.garbage import Retention
 from lading.metadata.manifests import References
 from lading.oci import media_types
 from lading.oci.digest import Digest
@@ -31,6 +32,7 @@ from lading.storage.identity import Marker, Watch
 
 APP = "team/app"
 INLINE_BYTES = 16
+RETENTION = Retention()
 BIG = b"bytes that are too many for a row of the database"
 V1, V2 = Tag("v1"), Tag("v2")
 
@@ -48,12 +50,12 @@ class House:
         self.store.prepare()
         self.data = data
         self.database = Database(data / "lading.db")
-        self.manifests = Manifests(self.database, self.store, sparse=False, deletes_enabled=True)
-        self.tags = Tags(self.database, deletes_enabled=True)
+        self.manifests = Manifests(self.database, self.store, retention=RETENTION, sparse=False, deletes_enabled=True)
+        self.tags = Tags(self.database, retention=RETENTION, deletes_enabled=True)
         marker = Marker("store", "database")
         identity.write(data, marker)
         self.watch = Watch(data, marker, data / "lading.db")
-        self.blobs = Blobs(self.database, self.store, self.watch, deletes_enabled=True)
+        self.blobs = Blobs(self.database, self.store, self.watch, retention=RETENTION, deletes_enabled=True)
 
     async def open(self) -> None:
         """Tie the store to the database."""
@@ -62,7 +64,9 @@ class House:
         store = await self.database.read(stores.find)
         assert store is not None
         limits = UploadLimits(ttl_seconds=60, max_blob_bytes=None, inline_max_bytes=INLINE_BYTES, max_sessions=1000)
-        self.uploads = Uploads(self.database, self.store, self.watch, store_id=store.id, limits=limits)
+        self.uploads = Uploads(
+            self.database, self.store, self.watch, store_id=store.id, limits=limits, retention=RETENTION
+        )
 
     async def put(self, payload: bytes, *names: Tag, actor: str = "ann", repository: str = APP) -> Digest:
         """Push a manifest."""
@@ -200,7 +204,7 @@ def put_and_tag(tx: sa.Connection, payload: bytes, tag: str) -> tuple[int, int]:
     digest = Digest.of(payload)
     repo_id = repositories.ensure(tx, APP, actor="ann", at_us=5)
     number = manifests.put(tx, APP, repo_id, digest, parsed(payload), References(), actor="ann", at_us=5)
-    tags.put(tx, APP, repo_id, tag, number, digest, actor="ann", at_us=5)
+    tags.put(tx, APP, repo_id, tag, number, digest, actor="ann", at_us=5, retention=RETENTION)
     return repo_id, number
 
 
@@ -221,7 +225,7 @@ def test_a_change_that_is_undone_takes_its_rows_with_it(house: House, loop: asyn
         elif change == "move":
             put_and_tag(tx, index("b"), "v1")
         elif change == "delete a tag":
-            assert tags.delete(tx, APP, repo_id, "v1", actor="ann", at_us=9)
+            assert tags.delete(tx, APP, repo_id, "v1", actor="ann", at_us=9, retention=RETENTION)
         elif change == "delete a blob":
             linked = blobs.find(tx, APP, Digest.of(b"blob"))
             assert linked is not None
@@ -229,8 +233,8 @@ def test_a_change_that_is_undone_takes_its_rows_with_it(house: House, loop: asyn
         else:
             live = manifests.find_live(tx, repo_id, first)
             assert live is not None
-            assert tags.delete(tx, APP, repo_id, "v1", actor="ann", at_us=9)
-            manifests.hide(tx, APP, repo_id, live[0], first, actor="ann", at_us=9)
+            assert tags.delete(tx, APP, repo_id, "v1", actor="ann", at_us=9, retention=RETENTION)
+            manifests.hide(tx, APP, repo_id, live[0], first, actor="ann", at_us=9, retention=RETENTION)
         assert tx.execute(sa.select(sa.func.count()).select_from(schema.feed)).scalar_one() > fed
         raise ManifestUnknown
 
@@ -263,10 +267,22 @@ def test_the_history_of_a_tag_keeps_who_when_from_and_to(house: House, loop: asy
                 tx, APP, repo_id, Digest.of(payload), parsed(payload), References(), actor="ann", at_us=1
             )
         for mark, actor, at_us in (("a", "ann", 10), ("b", "bob", 20), ("b", "eve", 25), ("a", "cid", 30)):
-            tags.put(tx, APP, repo_id, "v1", numbers[mark], Digest.of(index(mark)), actor=actor, at_us=at_us)
-        assert tags.delete(tx, APP, repo_id, "v1", actor="dan", at_us=40)
-        assert not tags.delete(tx, APP, repo_id, "v1", actor="dan", at_us=45)
-        tags.put(tx, APP, repo_id, "v1", numbers["b"], Digest.of(index("b")), actor="eve", at_us=50)
+            tags.put(
+                tx,
+                APP,
+                repo_id,
+                "v1",
+                numbers[mark],
+                Digest.of(index(mark)),
+                actor=actor,
+                at_us=at_us,
+                retention=RETENTION,
+            )
+        assert tags.delete(tx, APP, repo_id, "v1", actor="dan", at_us=40, retention=RETENTION)
+        assert not tags.delete(tx, APP, repo_id, "v1", actor="dan", at_us=45, retention=RETENTION)
+        tags.put(
+            tx, APP, repo_id, "v1", numbers["b"], Digest.of(index("b")), actor="eve", at_us=50, retention=RETENTION
+        )
 
     loop.run(house.database.write(moves))
 
@@ -320,7 +336,7 @@ def test_a_deleted_manifest_is_looked_at_after_the_undo_window(house: House, loo
 
     ((deleted_us,),) = loop.run(house.rows(schema.manifests, "deleted_us"))
     assert loop.run(house.rows(schema.gc_manifest_queue, "manifest_id", "review_after_us", "event")) == [
-        (loop.run(house.ids())[digest], deleted_us + garbage.UNDO_US, "deleted")
+        (loop.run(house.ids())[digest], deleted_us + RETENTION.undo_us, "deleted")
     ]
 
 
@@ -338,7 +354,7 @@ def test_a_manifest_that_lost_a_tag_is_looked_at_after_the_undo_window(
 
     (first, *_) = loop.run(house.rows(schema.tag_history, "to_us"))
     assert loop.run(house.rows(schema.gc_manifest_queue, "manifest_id", "review_after_us", "event")) == [
-        (loop.run(house.ids())[digest], first[0] + garbage.UNDO_US, "untagged")
+        (loop.run(house.ids())[digest], first[0] + RETENTION.undo_us, "untagged")
     ]
 
 
@@ -374,7 +390,7 @@ def test_a_push_over_lost_bytes_heals_and_dooms_the_old_object(house: House, loo
     )
     assert (doomed, reason) == (old_key, "replaced")
     ((keep_until_us,),) = loop.run(house.rows(schema.repo_blobs, "keep_until_us"))
-    assert not_before_us == keep_until_us - garbage.LEASE_US + garbage.DOOM_DELAY_US
+    assert not_before_us == keep_until_us - RETENTION.lease_us + RETENTION.delay_us
     assert (Kind.BLOB_HEALED, APP, None, digest, "bob") in loop.run(house.feed())
 
 

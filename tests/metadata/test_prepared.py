@@ -51,6 +51,7 @@ VALUES: Mapping[str, tuple[Values, ...]] = {
             "alg": SHA256,
             "digest": A,
             "actor": "ann",
+            "renamed_from": None,
         },
         {
             "at_us": 5,
@@ -60,6 +61,7 @@ VALUES: Mapping[str, tuple[Values, ...]] = {
             "alg": None,
             "digest": None,
             "actor": "ann",
+            "renamed_from": None,
         },
     ),
     "garbage._REVIEW_BLOB": (
@@ -106,10 +108,10 @@ VALUES: Mapping[str, tuple[Values, ...]] = {
     ),
     "manifests._REVIVE": ({"at_id": 3, "pushed_type": "c/d"},),
     "manifests._HIDE": ({"at_id": 1, "at_us": 44},),
-    "manifests._ADD_BLOB": ({"manifest_id": 1, "position": 7, "blob_id": 2},),
+    "manifests._ADD_BLOB": ({"manifest_id": 1, "position": 7, "blob_id": 2, "repo_id": 1},),
     "manifests._AWAIT_BLOB": (
-        {"manifest_id": 1, "position": 9, "awaited_alg": SHA256, "awaited_digest": ABSENT},
-        {"manifest_id": 1, "position": 0, "awaited_alg": SHA256, "awaited_digest": ABSENT},
+        {"manifest_id": 1, "position": 9, "awaited_alg": SHA256, "awaited_digest": ABSENT, "repo_id": 1},
+        {"manifest_id": 1, "position": 0, "awaited_alg": SHA256, "awaited_digest": ABSENT, "repo_id": 1},
     ),
     "manifests._BLOB_CAME": (
         {"at_alg": SHA256, "at_digest": ABSENT, "at_repo": 1, "new_id": 2},
@@ -223,7 +225,10 @@ def rows() -> Iterator[tuple[sa.Table, list[dict[str, Any]]]]:
             {**manifest, **subject, "id": 4, "digest": ABSENT[:31] + b"4", "artifact_type": None, "payload": b"{}"},
         ],
     )
-    yield schema.manifest_blobs, [{"manifest_id": 1, "position": n, "blob_id": n + 1} for n in range(2)]
+    yield (
+        schema.manifest_blobs,
+        [{"manifest_id": 1, "position": n, "blob_id": n + 1, "repo_id": 1} for n in range(2)],
+    )
     yield (
         schema.manifest_children,
         [{"parent_id": 1, "position": 0, "child_alg": SHA256, "child_digest": ABSENT, "child_id": None}],

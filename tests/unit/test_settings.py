@@ -53,6 +53,7 @@ def test_nothing_needs_to_be_set() -> None:
         "storage": {"min_free_bytes": None},
         "manifests": {"sparse_indexes": False},
         "deletes": {"enabled": True},
+        "collection": {"lease_seconds": 86400, "undo_seconds": 1209600, "delay_seconds": 86400},
         "lists": {"max_page_entries": 10000},
         "metrics": {"host": "127.0.0.1", "port": None},
         "snapshots": {"every_seconds": 86400, "keep": 7},
@@ -128,7 +129,8 @@ def test_every_setting_has_a_variable_that_sets_it() -> None:
     users = {"LADING_AUTH__HTPASSWD": "77"}  # without which nobody can be anonymous
     switches = {"manifests.sparse_indexes", "deletes.enabled", "auth.anonymous_pull", "auth.open"}
     for setting in settings.catalog():
-        text = texts.get(setting.path, "true" if setting.path in switches else "77")
+        default = "77.0" if setting.path.startswith("collection.") else "77"
+        text = texts.get(setting.path, "true" if setting.path in switches else default)
         beside = pair if setting.variable in pair else users
 
         trace = settings.trace(None, {}, environ={**beside, setting.variable: text})

@@ -6,6 +6,7 @@ import sqlalchemy as sa
 
 from lading.metadata import feed, garbage, repositories
 from lading.metadata.database import Prepared
+from lading.metadata.garbage import Retention
 from lading.metadata.schema import blob_extents, blob_payloads, blobs, insert, repo_blobs
 from lading.metadata.schema import repositories as repositories_table
 from lading.oci.digest import Algorithm, Digest
@@ -161,8 +162,15 @@ class CopyChanged(LadingError):  # noqa: N818 - what happened between two statem
     """The stored copy is not the one that the caller has looked at: it has to look again."""
 
 
-def record(
-    tx: sa.Connection, repository: str, content: NewContent, seen: SeenCopy, *, actor: str, at_us: int
+def record(  # noqa: PLR0913 - what came, and who brought it when
+    tx: sa.Connection,
+    repository: str,
+    content: NewContent,
+    seen: SeenCopy,
+    *,
+    actor: str,
+    at_us: int,
+    retention: Retention,
 ) -> tuple[int, bool]:
     """Return the blob's id, and whether `content` is now its copy.
 
@@ -191,7 +199,7 @@ def record(
         return blob_id, False
     _DELETE_EXTENTS.run(tx, blob_id=blob_id)
     _place(tx, blob_id, content)
-    garbage.doom(tx, store_id, object_key, not_before_us=at_us + garbage.DOOM_DELAY_US, reason="replaced")
+    garbage.doom(tx, store_id, object_key, not_before_us=at_us + retention.delay_us, reason="replaced")
     feed.append(tx, feed.Kind.BLOB_HEALED, repository=repository, digest=content.digest, actor=actor, at_us=at_us)
     return blob_id, True
 
@@ -210,10 +218,19 @@ def _place(tx: sa.Connection, blob_id: int, content: NewContent) -> None:
         )
 
 
-def link(tx: sa.Connection, repository: str, blob_id: int, digest: Digest, *, actor: str, at_us: int) -> int:
+def link(  # noqa: PLR0913 - which blob to whom, and who did it when
+    tx: sa.Connection,
+    repository: str,
+    blob_id: int,
+    digest: Digest,
+    *,
+    actor: str,
+    at_us: int,
+    retention: Retention,
+) -> int:
     """Show the blob to the repository, and keep it there for the manifest to come; return the repository's id."""
     repo_id = repositories.ensure(tx, repository, actor=actor, at_us=at_us)
-    until_us = at_us + garbage.LEASE_US
+    until_us = at_us + retention.lease_us
     is_new = _IS_LINKED.one(tx, repo_id=repo_id, blob_id=blob_id) is None
     _LINK.run(tx, repo_id=repo_id, blob_id=blob_id, keep_until_us=until_us)
     garbage.review_blob(tx, blob_id, after_us=until_us, event="linked")
@@ -222,9 +239,9 @@ def link(tx: sa.Connection, repository: str, blob_id: int, digest: Digest, *, ac
     return repo_id
 
 
-def extend_lease(tx: sa.Connection, repo_id: int, blob_id: int, *, at_us: int) -> bool:
+def extend_lease(tx: sa.Connection, repo_id: int, blob_id: int, *, at_us: int, retention: Retention) -> bool:
     """Keep the blob for another lease; False when it is no longer to be seen."""
-    until_us = at_us + garbage.LEASE_US
+    until_us = at_us + retention.lease_us
     if not _LEASE.run(tx, at_repo=repo_id, at_blob=blob_id, until_us=until_us):
         return False
     garbage.review_blob(tx, blob_id, after_us=until_us, event="leased")

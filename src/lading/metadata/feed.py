@@ -36,6 +36,7 @@ def append(  # noqa: PLR0913 - the columns of a row
     at_us: int,
     tag: str | None = None,
     digest: Digest | None = None,
+    renamed_from: str | None = None,
 ) -> None:
     """Add a row; call it after the change that it tells of."""
     _APPEND.insert(
@@ -47,6 +48,7 @@ def append(  # noqa: PLR0913 - the columns of a row
         alg=digest and int(digest.algorithm),
         digest=digest and digest.raw,
         actor=actor,
+        renamed_from=renamed_from,
     )
 
 

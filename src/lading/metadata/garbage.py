@@ -1,17 +1,24 @@
 """What the collector will look at: review queues and doomed objects, written from the first delete on."""
 
+from dataclasses import dataclass
+
 import sqlalchemy as sa
 
 from lading.metadata.database import Prepared
 from lading.metadata.schema import doomed_objects, gc_blob_queue, gc_manifest_queue, insert
 from lading.metadata.times import DAY_US
 
-LEASE_US = DAY_US
-"""How long content is kept for the manifest that will refer to it."""
-UNDO_US = 14 * DAY_US
-"""How long a deleted or overwritten tag or manifest can be brought back."""
-DOOM_DELAY_US = DAY_US
-"""How long an object outlives its row: the window of a database restore."""
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How long what nobody refers to is kept, in microseconds."""
+
+    lease_us: int = DAY_US
+    """Content that was pushed, for the manifest that will refer to it."""
+    undo_us: int = 14 * DAY_US
+    """A deleted or overwritten tag or manifest, so that it can be brought back."""
+    delay_us: int = DAY_US
+    """An object, after its row: the window of a database restore."""
 
 
 def _enqueue(table: sa.Table, key: str) -> Prepared:

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from lading.metadata import feed, garbage, repositories
 from lading.metadata.blobs import digest_of
 from lading.metadata.database import Prepared
+from lading.metadata.garbage import Retention
 from lading.metadata.schema import insert, manifest_blobs, manifest_children, manifests, tags
 from lading.metadata.schema import repositories as repositories_table
 from lading.oci.digest import Digest
@@ -78,12 +79,14 @@ _HIDE = Prepared(
 )
 _ADD_BLOB = Prepared(
     insert(manifest_blobs)
-    .values({name: sa.bindparam(name) for name in ("manifest_id", "position", "blob_id")})
+    .values({name: sa.bindparam(name) for name in ("manifest_id", "position", "blob_id", "repo_id")})
     .on_conflict_do_nothing()
 )
 _AWAIT_BLOB = Prepared(
     insert(manifest_blobs)
-    .values({name: sa.bindparam(name) for name in ("manifest_id", "position", "awaited_alg", "awaited_digest")})
+    .values(
+        {name: sa.bindparam(name) for name in ("manifest_id", "position", "awaited_alg", "awaited_digest", "repo_id")}
+    )
     .on_conflict_do_nothing()
 )
 _BLOB_CAME = Prepared(
@@ -92,9 +95,7 @@ _BLOB_CAME = Prepared(
         manifest_blobs.c.blob_id.is_(None),
         manifest_blobs.c.awaited_alg == sa.bindparam("at_alg"),
         manifest_blobs.c.awaited_digest == sa.bindparam("at_digest"),
-        sa.exists().where(
-            manifests.c.id == manifest_blobs.c.manifest_id, manifests.c.repo_id == sa.bindparam("at_repo")
-        ),
+        manifest_blobs.c.repo_id == sa.bindparam("at_repo"),
     )
     .values(blob_id=sa.bindparam("new_id"), awaited_alg=sa.null(), awaited_digest=sa.null())
 )
@@ -118,7 +119,9 @@ _ADOPT = Prepared(
 _HOLDING_BLOB = Prepared(
     sa.select(manifests.c.alg, manifests.c.digest)
     .select_from(manifest_blobs.join(manifests, manifests.c.id == manifest_blobs.c.manifest_id))
-    .where(manifest_blobs.c.blob_id == sa.bindparam("blob_id"), manifests.c.repo_id == sa.bindparam("repo_id"), _LIVE)
+    .where(
+        manifest_blobs.c.blob_id == sa.bindparam("blob_id"), manifest_blobs.c.repo_id == sa.bindparam("repo_id"), _LIVE
+    )
     .distinct()
     .limit(sa.bindparam("entries"))
 )
@@ -190,7 +193,7 @@ def put(  # noqa: PLR0913 - one row, and where it goes
     row = _FIND.one(tx, repo_id=repo_id, alg=int(digest.algorithm), digest=digest.raw)
     if row is None:
         manifest_id = _insert(tx, repo_id, digest, manifest, at_us)
-        _add_references(tx, manifest_id, references)
+        _add_references(tx, repo_id, manifest_id, references)
     else:
         manifest_id = int(row[0])
         if row[2] is None:
@@ -207,9 +210,9 @@ def blob_came(tx: sa.Connection, repo_id: int, blob_id: int, digest: Digest) -> 
     _BLOB_CAME.run(tx, at_alg=int(digest.algorithm), at_digest=digest.raw, at_repo=repo_id, new_id=blob_id)
 
 
-def _add_references(tx: sa.Connection, manifest_id: int, references: References) -> None:
+def _add_references(tx: sa.Connection, repo_id: int, manifest_id: int, references: References) -> None:
     for position, blob_id in references.blobs:
-        _ADD_BLOB.run(tx, manifest_id=manifest_id, position=position, blob_id=blob_id)
+        _ADD_BLOB.run(tx, manifest_id=manifest_id, position=position, blob_id=blob_id, repo_id=repo_id)
     for position, digest in references.awaited:
         _AWAIT_BLOB.run(
             tx,
@@ -217,6 +220,7 @@ def _add_references(tx: sa.Connection, manifest_id: int, references: References)
             position=position,
             awaited_alg=int(digest.algorithm),
             awaited_digest=digest.raw,
+            repo_id=repo_id,
         )
     for position, child, child_id in references.children:
         _ADD_CHILD.run(
@@ -251,12 +255,20 @@ def _insert(tx: sa.Connection, repo_id: int, digest: Digest, manifest: Manifest,
 
 
 def hide(  # noqa: PLR0913 - which row, and who did it when
-    tx: sa.Connection, repository: str, repo_id: int, manifest_id: int, digest: Digest, *, actor: str, at_us: int
+    tx: sa.Connection,
+    repository: str,
+    repo_id: int,
+    manifest_id: int,
+    digest: Digest,
+    *,
+    actor: str,
+    at_us: int,
+    retention: Retention,
 ) -> None:
     """Hide a live manifest whose tags are gone already; the collector removes it after the undo window."""
     _HIDE.run(tx, at_id=manifest_id, at_us=at_us)
     repositories.count_manifests(tx, repo_id, -1)
-    garbage.review_manifest(tx, manifest_id, after_us=at_us + garbage.UNDO_US, event="deleted")
+    garbage.review_manifest(tx, manifest_id, after_us=at_us + retention.undo_us, event="deleted")
     feed.append(tx, feed.Kind.MANIFEST_DELETED, repository=repository, digest=digest, actor=actor, at_us=at_us)
 
 

@@ -8,7 +8,7 @@ from sqlalchemy.dialects.sqlite import insert
 
 __all__ = ["insert"]
 
-REVISION = "0002"
+REVISION = "0003"
 """The newest migration: what a database must be at before a worker opens it."""
 
 
@@ -46,6 +46,8 @@ repositories = sa.Table(
     # The live manifests, counted: the catalog lists repositories that have one, by a range scan of a partial index.
     sa.Column("manifest_count", sa.BigInteger, nullable=False),
     sa.Column("created_us", sa.BigInteger, nullable=False),
+    # A deleted repository keeps its row while its content can be brought back; a push to the name revives it, empty.
+    sa.Column("deleted_us", sa.BigInteger),
 )
 sa.Index("ix_repositories_catalog", repositories.c.name, sqlite_where=repositories.c.manifest_count > 0)
 
@@ -87,9 +89,11 @@ manifest_blobs = sa.Table(
     sa.Column("blob_id", _Id, _references("blobs.id", ondelete="RESTRICT")),
     sa.Column("awaited_alg", sa.SmallInteger),
     sa.Column("awaited_digest", Octets),
+    # The manifest's repository once more: whether a repository still needs a blob is one look into the index.
+    sa.Column("repo_id", _Id, nullable=False, server_default=sa.text("0")),
     sqlite_with_rowid=False,
 )
-sa.Index("ix_manifest_blobs_blob_id", manifest_blobs.c.blob_id)
+sa.Index("ix_manifest_blobs_blob_id_repo_id", manifest_blobs.c.blob_id, manifest_blobs.c.repo_id)
 sa.Index(
     "ix_manifest_blobs_awaited",
     manifest_blobs.c.awaited_alg,
@@ -144,6 +148,9 @@ sa.Index(
     unique=True,
     sqlite_where=tag_history.c.to_us.is_(None),
 )
+sa.Index("ix_tag_history_repo_id_name", tag_history.c.repo_id, tag_history.c.name)
+sa.Index("ix_tag_history_manifest_id", tag_history.c.manifest_id)
+sa.Index("ix_tag_history_to_us", tag_history.c.to_us, sqlite_where=tag_history.c.to_us.is_not(None))
 
 blobs = sa.Table(
     "blobs",
@@ -214,11 +221,13 @@ uploads = sa.Table(
     sa.Column("digest_offset", sa.BigInteger),
     sa.Column("digest", Octets),
     sa.Column("boot_id", sa.Text),
+    sa.Column("actor", sa.Text, nullable=False, server_default=sa.text("'anonymous'")),
     sa.Column("started_us", sa.BigInteger, nullable=False),
     sa.Column("expires_us", sa.BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
 sa.Index("ix_uploads_expires_us", uploads.c.expires_us)
+sa.Index("ix_uploads_actor", uploads.c.actor)
 
 doomed_objects = sa.Table(
     "doomed_objects",
@@ -229,6 +238,7 @@ doomed_objects = sa.Table(
     sa.Column("not_before_us", sa.BigInteger, nullable=False),
     sa.Column("reason", sa.Text, nullable=False),
 )
+sa.Index("ix_doomed_objects_not_before_us", doomed_objects.c.not_before_us)
 
 gc_blob_queue = sa.Table(
     "gc_blob_queue",
@@ -237,6 +247,7 @@ gc_blob_queue = sa.Table(
     sa.Column("review_after_us", sa.BigInteger, nullable=False),
     sa.Column("event", sa.Text, nullable=False),
 )
+sa.Index("ix_gc_blob_queue_review_after_us", gc_blob_queue.c.review_after_us)
 
 gc_manifest_queue = sa.Table(
     "gc_manifest_queue",
@@ -244,6 +255,28 @@ gc_manifest_queue = sa.Table(
     sa.Column("manifest_id", _Id, _references("manifests.id", ondelete="CASCADE"), primary_key=True),
     sa.Column("review_after_us", sa.BigInteger, nullable=False),
     sa.Column("event", sa.Text, nullable=False),
+)
+sa.Index("ix_gc_manifest_queue_review_after_us", gc_manifest_queue.c.review_after_us)
+
+passes = sa.Table(
+    "passes",
+    metadata,
+    # A job that goes through everything in small pieces, and over the years again and again.
+    sa.Column("name", sa.Text, primary_key=True),
+    # How far it is: an id, or a moment.
+    sa.Column("position", sa.BigInteger, nullable=False),
+    sa.Column("started_us", sa.BigInteger, nullable=False),
+    # When it last came to the end.
+    sa.Column("finished_us", sa.BigInteger),
+    sqlite_with_rowid=False,
+)
+
+manifest_pulls = sa.Table(
+    "manifest_pulls",
+    metadata,
+    sa.Column("manifest_id", _Id, _references("manifests.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("pulls", sa.BigInteger, nullable=False),
+    sa.Column("last_us", sa.BigInteger, nullable=False),
 )
 
 feed = sa.Table(
@@ -257,6 +290,7 @@ feed = sa.Table(
     sa.Column("alg", sa.SmallInteger),
     sa.Column("digest", Octets),
     sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("renamed_from", sa.Text),
     # Gapless in one transaction at a time, and never reused after the oldest rows are dropped.
     sqlite_autoincrement=True,
 )

@@ -4,6 +4,7 @@ import sqlalchemy as sa
 
 from lading.metadata import feed, garbage
 from lading.metadata.database import Prepared
+from lading.metadata.garbage import Retention
 from lading.metadata.schema import insert, tag_history, tags
 from lading.oci.digest import Digest
 
@@ -52,6 +53,7 @@ def put(  # noqa: PLR0913 - which tag to which manifest, and who did it when
     *,
     actor: str,
     at_us: int,
+    retention: Retention,
 ) -> None:
     """Point the tag at the manifest. Setting it to what it is changes nothing."""
     row = _GET.one(tx, repo_id=repo_id, name=name)
@@ -59,18 +61,20 @@ def put(  # noqa: PLR0913 - which tag to which manifest, and who did it when
         return
     _SET.run(tx, repo_id=repo_id, name=name, manifest_id=manifest_id)
     if row is not None:
-        _close(tx, repo_id, name, row[0], at_us)
+        _close(tx, repo_id, name, row[0], at_us, retention)
     _OPEN.insert(tx, repo_id=repo_id, name=name, manifest_id=manifest_id, from_us=at_us, actor=actor)
     feed.append(tx, feed.Kind.TAG_SET, repository=repository, tag=name, digest=digest, actor=actor, at_us=at_us)
 
 
-def delete(tx: sa.Connection, repository: str, repo_id: int, name: str, *, actor: str, at_us: int) -> bool:
+def delete(  # noqa: PLR0913 - which tag, and who did it when
+    tx: sa.Connection, repository: str, repo_id: int, name: str, *, actor: str, at_us: int, retention: Retention
+) -> bool:
     """Remove the tag; False when there is none."""
     row = _GET.one(tx, repo_id=repo_id, name=name)
     if row is None:
         return False
     _DELETE.run(tx, repo_id=repo_id, name=name)
-    _close(tx, repo_id, name, row[0], at_us)
+    _close(tx, repo_id, name, row[0], at_us, retention)
     feed.append(tx, feed.Kind.TAG_DELETED, repository=repository, tag=name, actor=actor, at_us=at_us)
     return True
 
@@ -85,7 +89,7 @@ def page(tx: sa.Connection, repo_id: int, *, last: str, entries: int) -> list[st
     return [row[0] for row in _PAGE.all(tx, repo_id=repo_id, last=last, entries=entries)]
 
 
-def _close(tx: sa.Connection, repo_id: int, name: str, manifest_id: int, at_us: int) -> None:
+def _close(tx: sa.Connection, repo_id: int, name: str, manifest_id: int, at_us: int, retention: Retention) -> None:
     """End the tag's open history row; its manifest may go once the undo window is over."""
     _CLOSE.run(tx, at_repo=repo_id, at_name=name, at_us=at_us)
-    garbage.review_manifest(tx, manifest_id, after_us=at_us + garbage.UNDO_US, event="untagged")
+    garbage.review_manifest(tx, manifest_id, after_us=at_us + retention.undo_us, event="untagged")

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 import structlog
 
-from lading.metadata import blobs, garbage, manifests
+from lading.metadata import blobs, manifests
 from lading.metadata.blobs import Blob, LinkedBlob
 from lading.metadata.database import Database
+from lading.metadata.garbage import Retention
 from lading.metadata.times import now_us
 from lading.oci.digest import Digest
 from lading.oci.errors import BlobInUse, BlobUnknown, DeleteDisabled, StorageFull
@@ -32,10 +33,13 @@ class OpenBlob:
 class Blobs:
     """The blobs that repositories see."""
 
-    def __init__(self, database: Database, store: DiskStore, watch: Watch, *, deletes_enabled: bool) -> None:
+    def __init__(
+        self, database: Database, store: DiskStore, watch: Watch, *, retention: Retention, deletes_enabled: bool
+    ) -> None:
         self._database = database
         self._store = store
         self._watch = watch
+        self._retention = retention
         self._deletes_enabled = deletes_enabled
 
     async def stat(self, repository: str, digest: Digest, *, for_push: bool) -> int:
@@ -50,7 +54,7 @@ class Blobs:
 
         """
         linked = await self._find(repository, digest)
-        if for_push and linked.keep_until_us < now_us() + garbage.LEASE_US // 2:
+        if for_push and linked.keep_until_us < now_us() + self._retention.lease_us // 2:
             await self._extend_lease(linked)
         return linked.blob.content_bytes
 
@@ -108,7 +112,9 @@ class Blobs:
                 continue
             linked = await self._database.read(blobs.find, candidate, digest)
             if linked is not None and self.is_whole(linked.blob):
-                return await self._database.write(_mount, repository, candidate, digest, actor, now_us())
+                return await self._database.write(
+                    _mount, repository, candidate, digest, actor=actor, at_us=now_us(), retention=self._retention
+                )
         return False
 
     def is_whole(self, blob: Blob) -> bool:
@@ -117,7 +123,10 @@ class Blobs:
 
     async def _extend_lease(self, linked: LinkedBlob) -> None:
         with contextlib.suppress(StorageFull):  # nothing can be pushed now that would rely on it
-            if not await self._database.write(blobs.extend_lease, linked.repo_id, linked.blob.id, at_us=now_us()):
+            extended = await self._database.write(
+                blobs.extend_lease, linked.repo_id, linked.blob.id, at_us=now_us(), retention=self._retention
+            )
+            if not extended:
                 raise BlobUnknown
 
     async def _find(self, repository: str, digest: Digest) -> LinkedBlob:
@@ -140,15 +149,26 @@ def _delete(tx: sa.Connection, repository: str, digest: Digest, actor: str, at_u
     blobs.hide(tx, linked, repository, actor=actor, at_us=at_us)
 
 
-def _mount(tx: sa.Connection, repository: str, source: str, digest: Digest, actor: str, at_us: int) -> bool:
+def _mount(  # noqa: PLR0913 - which blob, from where to where, and who did it when
+    tx: sa.Connection, repository: str, source: str, digest: Digest, *, actor: str, at_us: int, retention: Retention
+) -> bool:
     linked = blobs.find(tx, source, digest)
     if linked is None:
         return False
-    link(tx, repository, linked.blob.id, digest, actor=actor, at_us=at_us)
+    link(tx, repository, linked.blob.id, digest, actor=actor, at_us=at_us, retention=retention)
     return True
 
 
-def link(tx: sa.Connection, repository: str, blob_id: int, digest: Digest, *, actor: str, at_us: int) -> None:
+def link(  # noqa: PLR0913 - which blob to whom, and who did it when
+    tx: sa.Connection,
+    repository: str,
+    blob_id: int,
+    digest: Digest,
+    *,
+    actor: str,
+    at_us: int,
+    retention: Retention,
+) -> None:
     """Show the blob to the repository; manifests there that awaited it hold it from now on."""
-    repo_id = blobs.link(tx, repository, blob_id, digest, actor=actor, at_us=at_us)
+    repo_id = blobs.link(tx, repository, blob_id, digest, actor=actor, at_us=at_us, retention=retention)
     manifests.blob_came(tx, repo_id, blob_id, digest)

@@ -7,6 +7,7 @@ import sqlalchemy as sa
 
 from lading.metadata import blobs, manifests, repositories, tags
 from lading.metadata.database import Database
+from lading.metadata.garbage import Retention
 from lading.metadata.manifests import References, StoredManifest
 from lading.metadata.times import now_us
 from lading.oci.descriptor import Descriptor
@@ -38,8 +39,11 @@ class AcceptedManifest:
 class Manifests:
     """The manifests of all repositories. `sparse` accepts those that refer to what the repository does not have yet."""
 
-    def __init__(self, database: Database, store: DiskStore, *, sparse: bool, deletes_enabled: bool) -> None:
+    def __init__(
+        self, database: Database, store: DiskStore, *, retention: Retention, sparse: bool, deletes_enabled: bool
+    ) -> None:
         self._database = database
+        self._retention = retention
         self._store = store
         self._sparse = sparse
         self._deletes_enabled = deletes_enabled
@@ -97,7 +101,9 @@ class Manifests:
         """
         if not self._deletes_enabled:
             raise DeleteDisabled(("GET", "HEAD", "PUT"))
-        await self._database.release(_delete, repository, digest, actor, now_us())
+        await self._database.release(
+            _delete, repository, digest, actor=actor, at_us=now_us(), retention=self._retention
+        )
 
     async def _refuse_lost_blobs(self, repository: str, manifest: Manifest) -> None:
         """Refuse a manifest whose blobs have rows but no bytes: the client pushes them again, and that heals (E4)."""
@@ -135,7 +141,17 @@ class Manifests:
         repo_id = repositories.ensure(tx, repository, actor=actor, at_us=at_us)
         manifest_id = manifests.put(tx, repository, repo_id, digest, manifest, references, actor=actor, at_us=at_us)
         for tag in names:
-            tags.put(tx, repository, repo_id, tag.name, manifest_id, digest, actor=actor, at_us=at_us)
+            tags.put(
+                tx,
+                repository,
+                repo_id,
+                tag.name,
+                manifest_id,
+                digest,
+                actor=actor,
+                at_us=at_us,
+                retention=self._retention,
+            )
 
     def _resolve(self, tx: sa.Connection, repository: str, manifest: Manifest) -> References:
         """Find the rows behind every descriptor; what is found here is held by foreign keys from then on.
@@ -183,7 +199,9 @@ def _refuse_other_size(descriptor: Descriptor, stored_bytes: int) -> None:
         )
 
 
-def _delete(tx: sa.Connection, repository: str, digest: Digest, actor: str, at_us: int) -> None:
+def _delete(
+    tx: sa.Connection, repository: str, digest: Digest, *, actor: str, at_us: int, retention: Retention
+) -> None:
     repo_id = repositories.find(tx, repository)
     if repo_id is None:
         raise NameUnknown(detail={"name": repository})
@@ -191,5 +209,5 @@ def _delete(tx: sa.Connection, repository: str, digest: Digest, actor: str, at_u
     if live is None:
         raise ManifestUnknown(detail={"name": repository, "reference": str(digest)})
     for name in tags.of_manifest(tx, live[0]):
-        tags.delete(tx, repository, repo_id, name, actor=actor, at_us=at_us)
-    manifests.hide(tx, repository, repo_id, live[0], digest, actor=actor, at_us=at_us)
+        tags.delete(tx, repository, repo_id, name, actor=actor, at_us=at_us, retention=retention)
+    manifests.hide(tx, repository, repo_id, live[0], digest, actor=actor, at_us=at_us, retention=retention)

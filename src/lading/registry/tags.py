@@ -6,6 +6,7 @@ import sqlalchemy as sa
 
 from lading.metadata import repositories, tags
 from lading.metadata.database import Database
+from lading.metadata.garbage import Retention
 from lading.metadata.times import now_us
 from lading.oci.errors import DeleteDisabled, ManifestUnknown, NameUnknown
 from lading.oci.names import Tag
@@ -24,8 +25,9 @@ class Page:
 class Tags:
     """The tags of all repositories."""
 
-    def __init__(self, database: Database, *, deletes_enabled: bool) -> None:
+    def __init__(self, database: Database, *, retention: Retention, deletes_enabled: bool) -> None:
         self._database = database
+        self._retention = retention
         self._deletes_enabled = deletes_enabled
 
     async def list(self, repository: str, *, last: str, entries: int) -> Page:
@@ -50,7 +52,9 @@ class Tags:
         """
         if not self._deletes_enabled:
             raise DeleteDisabled(("GET", "HEAD", "PUT"))
-        await self._database.release(_delete, repository, tag.name, actor, now_us())
+        await self._database.release(
+            _delete, repository, tag.name, actor=actor, at_us=now_us(), retention=self._retention
+        )
 
 
 def _page(tx: sa.Connection, repository: str, last: str, entries: int) -> list[str]:
@@ -60,9 +64,9 @@ def _page(tx: sa.Connection, repository: str, last: str, entries: int) -> list[s
     return tags.page(tx, repo_id, last=last, entries=entries)
 
 
-def _delete(tx: sa.Connection, repository: str, name: str, actor: str, at_us: int) -> None:
+def _delete(tx: sa.Connection, repository: str, name: str, *, actor: str, at_us: int, retention: Retention) -> None:
     repo_id = repositories.find(tx, repository)
     if repo_id is None:
         raise NameUnknown(detail={"name": repository})
-    if not tags.delete(tx, repository, repo_id, name, actor=actor, at_us=at_us):
+    if not tags.delete(tx, repository, repo_id, name, actor=actor, at_us=at_us, retention=retention):
         raise ManifestUnknown(detail={"name": repository, "reference": name})

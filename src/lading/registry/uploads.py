@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from lading.metadata import blobs, uploads
 from lading.metadata.blobs import CopyChanged, NewContent, SeenCopy
 from lading.metadata.database import Database
+from lading.metadata.garbage import Retention
 from lading.metadata.times import SECOND_US, now_us
 from lading.metadata.uploads import UploadSession
 from lading.oci.digest import Algorithm, Digest, RunningDigest
@@ -64,13 +65,21 @@ class Uploads:
     """The upload sessions of one worker's view; any worker may take any request of a session (I9)."""
 
     def __init__(
-        self, database: Database, store: DiskStore, watch: Watch, *, store_id: int, limits: UploadLimits
+        self,
+        database: Database,
+        store: DiskStore,
+        watch: Watch,
+        *,
+        store_id: int,
+        limits: UploadLimits,
+        retention: Retention,
     ) -> None:
         self._database = database
         self._store = store
         self._watch = watch
         self._store_id = store_id
         self._limits = limits
+        self._retention = retention
         self._running = _RunningDigests()
         self._boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
@@ -308,7 +317,16 @@ class Uploads:
                     raise
                 content = NewContent(digest, staging.offset, self._store_id, object_key=object_key)
             try:
-                used = await self._database.write(_commit, upload_id, repository, content, seen, actor, now_us())
+                used = await self._database.write(
+                    _commit,
+                    upload_id,
+                    repository,
+                    content,
+                    seen,
+                    actor=actor,
+                    at_us=now_us(),
+                    retention=self._retention,
+                )
             except CopyChanged:  # another push of the same content was quicker, or the collector was
                 continue
             if staging.committing:
@@ -368,20 +386,22 @@ def _start(  # noqa: PLR0913 - one transaction
     uploads.start(tx, upload_id, repository, algorithm, at_us=at_us, expires_us=expires_us)
 
 
-def _commit(  # noqa: PLR0913, PLR0917 - one transaction
+def _commit(  # noqa: PLR0913 - one transaction
     tx: sa.Connection,
     upload_id: str,
     repository: str,
     content: NewContent,
     seen: SeenCopy,
+    *,
     actor: str,
     at_us: int,
+    retention: Retention,
 ) -> bool:
     """End the session and make its content the repository's; tell whether its own object is the one that is kept."""
     if not uploads.finish(tx, upload_id):
         raise UploadUnknown
-    blob_id, used = blobs.record(tx, repository, content, seen, actor=actor, at_us=at_us)
-    link(tx, repository, blob_id, content.digest, actor=actor, at_us=at_us)
+    blob_id, used = blobs.record(tx, repository, content, seen, actor=actor, at_us=at_us, retention=retention)
+    link(tx, repository, blob_id, content.digest, actor=actor, at_us=at_us, retention=retention)
     return used
 
 
