@@ -6,7 +6,6 @@ import select
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -250,21 +249,17 @@ def test_what_could_not_log_in_is_not_written(users: Path, name: str, password: 
 
 
 def _typed(folder: Path, command: list[str], answers: list[tuple[bytes, bytes]]) -> bytes:
-    """Run a command on a terminal, type each answer after its prompt, and return what the terminal showed.
-
-    Not at once: what comes before a hidden prompt waits is dropped, and an interrupt that comes in the microseconds
-    between Python's last look for signals and its read is seen with the next one.
-    """
+    """Run a command on a terminal, type each answer after its prompt, and return what the terminal showed."""
     child, terminal = pty.fork()
     if child == 0:
         os.chdir(folder)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # as a shell does; what runs in the background ignores it
         os.execv(command[0], command)
     shown = b""
     for prompt, answer in answers:
         before = len(shown)
         while not shown[before:].endswith(prompt):
             shown += _read(terminal, shown)
-        time.sleep(0.2)
         os.write(terminal, answer)
     while more := _read(terminal, shown):
         shown += more
