@@ -38,6 +38,8 @@ from lading.storage.disk import DiskStore
 from lading.storage.identity import Watch
 from lading.storage.space import FULL, Space
 from lading.upkeep import identity, jobs
+from lading.upkeep.collection import BackgroundCollection, Collector
+from lading.upkeep.collection import Policy as CollectionPolicy
 from lading.upkeep.expiry import Expiry
 from lading.upkeep.identity import StoreCheck
 from lading.upkeep.jobs import Job
@@ -201,11 +203,19 @@ def _jobs(
 ) -> tuple[Job, ...]:
     check = StoreCheck(database, disk, settings.data, watch, store)
     expiry = Expiry(database, disk, registry.uploads, store_id=store.id)
+    collector = Collector(
+        database,
+        disk,
+        CollectionPolicy(_retention(settings), delete_untagged=settings.collection.delete_untagged),
+        store_id=store.id,
+    )
+    background = BackgroundCollection(collector, settings.data)
     expiry_seconds = min(_EXPIRY_SECONDS, max(1.0, settings.uploads.ttl_seconds / 4))
     return (
         Job("check the store", _STORE_CHECK_SECONDS, check.look, at_stop=True),
         check.removing(Job("end expired sessions", expiry_seconds, expiry.end_expired_sessions)),
         check.removing(Job("sweep staging files", _SWEEP_SECONDS, expiry.sweep_staging_files)),
+        check.removing(Job("collect", settings.collection.every_seconds, background.run)),
         Job("hold the ballast", _BALLAST_SECONDS, disk.hold_ballast),
         *_snapshot_jobs(settings, database, disk),
     )

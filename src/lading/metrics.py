@@ -165,12 +165,26 @@ DATABASE_ERRORS = Counters(
     (("busy",), ("full",), (OTHER,)),
     WAITING.first + WAITING.width,
 )
+COLLECTED = Counters(
+    "lading_collected_total",
+    "What the collector has removed.",
+    ("what",),
+    tuple((what,) for what in ("move of a tag", "untagged manifest", "manifest", "repository", "blob", "object")),
+    DATABASE_ERRORS.first + DATABASE_ERRORS.width,
+)
+FREED_BYTES = Counters(
+    "lading_collected_bytes_total",
+    "Bytes of the files that the collector has deleted.",
+    (),
+    _NO_LABEL,
+    COLLECTED.first + COLLECTED.width,
+)
 FAMILIES: tuple[Family, ...] = (
     *(STARTS, WORKERS, REQUESTS, RECEIVED, SENT, DURATION, CONNECTIONS),
-    *(SYNC, STORE_ERRORS, COMMIT, GROUP, WAITING, DATABASE_ERRORS),
+    *(SYNC, STORE_ERRORS, COMMIT, GROUP, WAITING, DATABASE_ERRORS, COLLECTED, FREED_BYTES),
 )
 GAUGES = tuple(family for family in FAMILIES if isinstance(family, Gauge))
-CELLS = DATABASE_ERRORS.first + DATABASE_ERRORS.width
+CELLS = FREED_BYTES.first + FREED_BYTES.width
 
 _ROUTE = {route: number for number, route in enumerate(ROUTES)}
 _METHOD = {method: number * (len(STATUSES) + 1) for number, method in enumerate(METHODS)}
@@ -269,11 +283,11 @@ class Process:
         cells[first + bisect_left(_MICROSECONDS, microseconds)] += 1
         cells[first + _DURATION_SUM] += microseconds
 
-    def add(self, counters: Counters, *labels: str) -> None:
-        """Count one more of `counters`."""
+    def add(self, counters: Counters, *labels: str, amount: int = 1) -> None:
+        """Count more of `counters`."""
         cell = counters.first + counters.series.index(labels)
         with self._lock:
-            self._cells[cell] += 1
+            self._cells[cell] += amount
 
     def observe(self, histogram: Histogram, value: int) -> None:
         """Count a value of a histogram that has no labels."""

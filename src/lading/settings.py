@@ -38,6 +38,7 @@ _WANTED = {
     "path_type": "a path",
     "string_too_short": "text that is not empty",
     "greater_than_equal": "at least {ge}",
+    "greater_than": "more than {gt}",
     "less_than_equal": "at most {le}",
 }
 
@@ -194,6 +195,12 @@ class Collection(Section):
         ge=0,
         description="How long a file is kept after the database has forgotten it: "
         "an older copy of the database can still be restored so long.",
+    )
+    every_seconds: float = Field(default=60, gt=0, description="How often the server collects what is due.")
+    delete_untagged: bool = Field(
+        default=False,
+        description="Whether manifests go, after `collection.undo_seconds`, that no tag and no index names "
+        "and that refer to no manifest as their subject.",
     )
 
 

@@ -45,17 +45,18 @@ def index(mark: str, **more: object) -> bytes:
 class House:
     """A database and a store with the use cases over them, and the rows as a reader sees them."""
 
-    def __init__(self, data: Path) -> None:
+    def __init__(self, data: Path, retention: Retention = RETENTION) -> None:
+        self.retention = retention
         self.store = DiskStore(data)
         self.store.prepare()
         self.data = data
         self.database = Database(data / "lading.db")
-        self.manifests = Manifests(self.database, self.store, retention=RETENTION, sparse=False, deletes_enabled=True)
-        self.tags = Tags(self.database, retention=RETENTION, deletes_enabled=True)
+        self.manifests = Manifests(self.database, self.store, retention=retention, sparse=False, deletes_enabled=True)
+        self.tags = Tags(self.database, retention=retention, deletes_enabled=True)
         marker = Marker("store", "database")
         identity.write(data, marker)
         self.watch = Watch(data, marker, data / "lading.db")
-        self.blobs = Blobs(self.database, self.store, self.watch, retention=RETENTION, deletes_enabled=True)
+        self.blobs = Blobs(self.database, self.store, self.watch, retention=retention, deletes_enabled=True)
 
     async def open(self) -> None:
         """Tie the store to the database."""
@@ -65,7 +66,7 @@ class House:
         assert store is not None
         limits = UploadLimits(ttl_seconds=60, max_blob_bytes=None, inline_max_bytes=INLINE_BYTES, max_sessions=1000)
         self.uploads = Uploads(
-            self.database, self.store, self.watch, store_id=store.id, limits=limits, retention=RETENTION
+            self.database, self.store, self.watch, store_id=store.id, limits=limits, retention=self.retention
         )
 
     async def put(self, payload: bytes, *names: Tag, actor: str = "ann", repository: str = APP) -> Digest:

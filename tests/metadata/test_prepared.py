@@ -64,6 +64,44 @@ VALUES: Mapping[str, tuple[Values, ...]] = {
             "renamed_from": None,
         },
     ),
+    "collection._HISTORY_TO_TRIM": ({"before_us": 9, "entries": 5}, {"before_us": 1, "entries": 5}),
+    "collection._DELETE_HISTORY": ({"at_id": 2}, {"at_id": 99}),
+    "collection._DUE_MANIFESTS": ({"due_us": 100, "entries": 5}, {"due_us": 99, "entries": 5}),
+    "collection._MANIFEST": ({"at_id": 1}, {"at_id": 2}, {"at_id": 3}, {"at_id": 99}),
+    "collection._BLOBS_OF_MANIFEST": ({"at_id": 1}, {"at_id": 2}),
+    "collection._CHILDREN_OF_MANIFEST": ({"at_id": 4}, {"at_id": 1}),
+    "collection._DELETE_MANIFEST": ({"at_id": 3}, {"at_id": 99}),
+    "collection._FORGET_MANIFEST": ({"at_id": 2}, {"at_id": 99}),
+    "collection._POSTPONE_MANIFEST": ({"at_id": 2, "until_us": 500}, {"at_id": 99, "until_us": 500}),
+    "collection._EMPTY_REPOSITORY": ({"at_id": 2}, {"at_id": 1}),
+    "collection._DELETE_REPOSITORY": ({"at_id": 2}, {"at_id": 99}),
+    "collection._DUE_BLOBS": ({"due_us": 100, "entries": 5}, {"due_us": 99, "entries": 5}),
+    "collection._BLOB": ({"at_id": 1}, {"at_id": 3}, {"at_id": 99}),
+    "collection._UNUSED_LINKS": ({"at_id": 1, "at_us": 13}, {"at_id": 1, "at_us": 12}, {"at_id": 3, "at_us": 12}),
+    "collection._DELETE_LINK": ({"at_repo": 3, "at_blob": 1}, {"at_repo": 2, "at_blob": 1}),
+    "collection._EXTENTS": ({"at_id": 1}, {"at_id": 2}),
+    "collection._DELETE_EXTENTS": ({"at_id": 1}, {"at_id": 2}),
+    "collection._DELETE_BLOB": ({"at_id": 3}, {"at_id": 99}),
+    "collection._FORGET_BLOB": ({"at_id": 2}, {"at_id": 99}),
+    "collection._POSTPONE_BLOB": ({"at_id": 2, "until_us": 500}, {"at_id": 99, "until_us": 500}),
+    "collection._DUE_OBJECTS": (
+        {"at_us": 6, "of_store": 1, "entries": 5},
+        {"at_us": 5, "of_store": 1, "entries": 5},
+        {"at_us": 6, "of_store": 2, "entries": 5},
+    ),
+    "collection._IS_NAMED": ({"of_store": 1, "at_key": "aa/a"}, {"of_store": 2, "at_key": "aa/a"}),
+    "collection._IS_DOOMED": ({"of_store": 1, "at_key": "aa/old"}, {"of_store": 1, "at_key": "aa/a"}),
+    "collection._FORGET_OBJECT": ({"at_id": 1}, {"at_id": 99}),
+    "collection._UNQUEUED_MANIFESTS": (
+        {"delete_untagged": 1, "after": 0, "entries": 9},
+        {"delete_untagged": 0, "after": 0, "entries": 9},
+        {"delete_untagged": 1, "after": 2, "entries": 1},
+    ),
+    "collection._UNQUEUED_BLOBS": (
+        {"after": 0, "at_us": 13, "entries": 9},
+        {"after": 0, "at_us": 1, "entries": 9},
+        {"after": 1, "at_us": 13, "entries": 1},
+    ),
     "garbage._REVIEW_BLOB": (
         {"item": 1, "review_after_us": 50, "event": "linked"},
         {"item": 2, "review_after_us": 1, "event": "earlier"},
@@ -231,12 +269,22 @@ def rows() -> Iterator[tuple[sa.Table, list[dict[str, Any]]]]:
     )
     yield (
         schema.manifest_children,
-        [{"parent_id": 1, "position": 0, "child_alg": SHA256, "child_digest": ABSENT, "child_id": None}],
+        [
+            {"parent_id": 1, "position": 0, "child_alg": SHA256, "child_digest": ABSENT, "child_id": None},
+            {"parent_id": 4, "position": 0, "child_alg": SHA256, "child_digest": A, "child_id": 1},
+        ],
     )
     yield schema.tags, [{"repo_id": 1, "name": name, "manifest_id": 1} for name in ("v1", "V1", "v2")]
     yield (
         schema.tag_history,
-        [{"id": 1, "repo_id": 1, "name": "v1", "manifest_id": 1, "from_us": 1, "to_us": None, "actor": "ann"}],
+        [
+            {"id": 1, "repo_id": 1, "name": "v1", "manifest_id": 1, "from_us": 1, "to_us": None, "actor": "ann"},
+            {"id": 2, "repo_id": 1, "name": "old", "manifest_id": 2, "from_us": 1, "to_us": 9, "actor": "ann"},
+        ],
+    )
+    yield (
+        schema.doomed_objects,
+        [{"id": 1, "store_id": 1, "object_key": "aa/old", "not_before_us": 6, "reason": "replaced"}],
     )
     yield schema.gc_blob_queue, [{"blob_id": 2, "review_after_us": 100, "event": "linked"}]
     yield schema.gc_manifest_queue, [{"manifest_id": 2, "review_after_us": 100, "event": "untagged"}]

@@ -53,7 +53,13 @@ def test_nothing_needs_to_be_set() -> None:
         "storage": {"min_free_bytes": None},
         "manifests": {"sparse_indexes": False},
         "deletes": {"enabled": True},
-        "collection": {"lease_seconds": 86400, "undo_seconds": 1209600, "delay_seconds": 86400},
+        "collection": {
+            "lease_seconds": 86400,
+            "undo_seconds": 1209600,
+            "delay_seconds": 86400,
+            "every_seconds": 60,
+            "delete_untagged": False,
+        },
         "lists": {"max_page_entries": 10000},
         "metrics": {"host": "127.0.0.1", "port": None},
         "snapshots": {"every_seconds": 86400, "keep": 7},
@@ -127,7 +133,13 @@ def test_every_setting_has_a_variable_that_sets_it() -> None:
     texts = {"data": "/x", "http.host": "::", "log.format": "json"}
     pair = {"LADING_HTTP__TLS_CERTIFICATE": "77", "LADING_HTTP__TLS_KEY": "77"}
     users = {"LADING_AUTH__HTPASSWD": "77"}  # without which nobody can be anonymous
-    switches = {"manifests.sparse_indexes", "deletes.enabled", "auth.anonymous_pull", "auth.open"}
+    switches = {
+        "manifests.sparse_indexes",
+        "deletes.enabled",
+        "auth.anonymous_pull",
+        "auth.open",
+        "collection.delete_untagged",
+    }
     for setting in settings.catalog():
         default = "77.0" if setting.path.startswith("collection.") else "77"
         text = texts.get(setting.path, "true" if setting.path in switches else default)

@@ -13,11 +13,15 @@ class Kind(StrEnum):
     """What happened."""
 
     REPOSITORY_CREATED = "repository.created"
+    REPOSITORY_COLLECTED = "repository.collected"
     BLOB_LINKED = "blob.linked"
+    BLOB_UNLINKED = "blob.unlinked"
     BLOB_DELETED = "blob.deleted"
     BLOB_HEALED = "blob.healed"
+    BLOB_COLLECTED = "blob.collected"
     MANIFEST_PUT = "manifest.put"
     MANIFEST_DELETED = "manifest.deleted"
+    MANIFEST_COLLECTED = "manifest.collected"
     TAG_SET = "tag.set"
     TAG_DELETED = "tag.deleted"
 

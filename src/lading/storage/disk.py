@@ -39,6 +39,8 @@ _INLINE_BYTES = 64 * 1024
 _REHASH_BYTES = 1024 * 1024
 _PROBED_BYTES = 256 * 1024
 _MAX_VECTOR = 512
+OBJECT_FOLDERS = 256
+"""The folders that objects lie in: one for each first byte of a digest."""
 _NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
 
 
@@ -88,7 +90,7 @@ class DiskStore:
         """Make and sync the folders, so that a commit needs one directory sync. In the parent, before the fork."""
         self._objects.mkdir(exist_ok=True)
         self._uploads.mkdir(exist_ok=True)
-        for number in range(256):
+        for number in range(OBJECT_FOLDERS):
             (self._objects / f"{number:02x}").mkdir(exist_ok=True)
         sync_directory(self._objects)
         sync_directory(self._data)
@@ -131,6 +133,58 @@ class DiskStore:
     async def remove(self, object_key: str) -> None:
         """Delete an object that no row has ever named; it may be gone already."""
         await self.in_thread((self._objects / object_key).unlink, missing_ok=True)
+
+    async def remove_all(self, object_keys: Sequence[str]) -> list[int]:
+        """Delete objects that no row names any more, durably; return the bytes that each had, 0 if it was gone.
+
+        Raises:
+            Internal: not all of them are gone, or not durably; it may be tried again.
+
+        """
+
+        def remove_all() -> list[int]:
+            with _translated():
+                sizes = [self._unlink(key) for key in object_keys]
+                for folder in {(self._objects / key).parent for key in object_keys}:
+                    sync_directory(folder)
+            return sizes
+
+        return await self.in_thread(remove_all)
+
+    def _unlink(self, object_key: str) -> int:
+        path = self._objects / object_key
+        try:
+            size = path.stat().st_size
+            path.unlink()
+        except FileNotFoundError:
+            return 0
+        return size
+
+    async def sizes(self, object_keys: Sequence[str]) -> list[int]:
+        """Return the bytes of each object, 0 if it is gone."""
+
+        def sizes() -> list[int]:
+            with _translated():
+                return [path.stat().st_size if path.exists() else 0 for path in map(self.object_path, object_keys)]
+
+        return await self.in_thread(sizes)
+
+    async def settled_in(self, folder: int, *, before: float) -> list[str]:
+        """Return the keys in one of the folders that no commit is at: made before that second, and without a session.
+
+        A staging file is there until its session's row is gone, or its object has a row.
+        """
+
+        def settled() -> list[str]:
+            found = []
+            with _translated(), os.scandir(self._objects / f"{folder:02x}") as entries:
+                for entry in entries:
+                    _, _, upload_id = entry.name.partition(".")
+                    if entry.stat().st_ctime < before and not (self._uploads / upload_id).exists():
+                        found.append(f"{folder:02x}/{entry.name}")
+            return found
+
+        return await self.in_thread(settled)
 
     # Staging files
 
