@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -37,7 +38,7 @@ from lading.storage import probe
 from lading.storage.disk import DiskStore
 from lading.storage.identity import Watch
 from lading.storage.space import FULL, Space
-from lading.upkeep import identity, jobs
+from lading.upkeep import adoption, identity, jobs
 from lading.upkeep.collection import BackgroundCollection, Collector
 from lading.upkeep.collection import Policy as CollectionPolicy
 from lading.upkeep.expiry import Expiry
@@ -144,6 +145,41 @@ async def open_application(settings: Settings, policy: Policy | None = None) -> 
         yield application
 
 
+@contextlib.asynccontextmanager
+async def open_collector(
+    settings: Settings, policy: CollectionPolicy, *, copy: Path | None = None
+) -> AsyncIterator[Collector]:
+    """Open the collector for a command, beside a running server or without one.
+
+    With a `copy` of the database it works on that one, and leaves the files: to see what would go.
+
+    Raises:
+        CommandRefused: nothing may be removed from the store now.
+
+    """
+    with adoption.looked_into(settings.data) as connection:
+        standing = adoption.standing(connection, settings.data)
+    adoption.refuse_removal(standing)
+    assert standing.store is not None
+    async with contextlib.AsyncExitStack() as stack:
+        store = DiskStore(settings.data, _space(settings))
+        stack.callback(store.close)
+        database = Database(copy or settings.data / FILE, store.space)
+        stack.callback(database.close)
+        policy = dataclasses.replace(policy, only_rows=copy is not None)
+        yield Collector(database, store, policy, store_id=standing.store.id)
+
+
+def retention(settings: Settings) -> Retention:
+    """Return how long things are kept, in the unit of the database."""
+    kept = settings.collection
+    return Retention(
+        lease_us=round(kept.lease_seconds * SECOND_US),
+        undo_us=round(kept.undo_seconds * SECOND_US),
+        delay_us=round(kept.delay_seconds * SECOND_US),
+    )
+
+
 def _looks(database: Database, store: DiskStore) -> Looks:
     return {
         OPEN_UPLOADS: lambda: database.scan(uploads.count),
@@ -171,7 +207,7 @@ def _registry(settings: Settings, database: Database, store: DiskStore, watch: W
         inline_max_bytes=settings.blobs.inline_max_bytes,
         max_sessions=settings.uploads.max_sessions,
     )
-    keep = _retention(settings)
+    keep = retention(settings)
     deletes_enabled = settings.deletes.enabled
     return Registry(
         blobs=Blobs(database, store, watch, retention=keep, deletes_enabled=deletes_enabled),
@@ -189,15 +225,6 @@ def _registry(settings: Settings, database: Database, store: DiskStore, watch: W
     )
 
 
-def _retention(settings: Settings) -> Retention:
-    kept = settings.collection
-    return Retention(
-        lease_us=round(kept.lease_seconds * SECOND_US),
-        undo_us=round(kept.undo_seconds * SECOND_US),
-        delay_us=round(kept.delay_seconds * SECOND_US),
-    )
-
-
 def _jobs(
     settings: Settings, database: Database, disk: DiskStore, watch: Watch, store: Store, registry: Registry
 ) -> tuple[Job, ...]:
@@ -206,7 +233,7 @@ def _jobs(
     collector = Collector(
         database,
         disk,
-        CollectionPolicy(_retention(settings), delete_untagged=settings.collection.delete_untagged),
+        CollectionPolicy(retention(settings), delete_untagged=settings.collection.delete_untagged),
         store_id=store.id,
     )
     background = BackgroundCollection(collector, settings.data)

@@ -169,7 +169,7 @@ COLLECTED = Counters(
     "lading_collected_total",
     "What the collector has removed.",
     ("what",),
-    tuple((what,) for what in ("move of a tag", "untagged manifest", "manifest", "repository", "blob", "object")),
+    tuple((what,) for what in ("tag move", "untagged manifest", "manifest", "repository", "blob", "object")),
     DATABASE_ERRORS.first + DATABASE_ERRORS.width,
 )
 FREED_BYTES = Counters(

@@ -121,7 +121,7 @@ def test_nothing_is_left_of_a_deleted_image(shop: Shop, loop: asyncio.Runner) ->
     }
     assert shop.files() == []
     assert {what: count for (what, _), count in report.counts.items()} == {
-        "move of a tag": 2,
+        "tag move": 2,
         "manifest": 1,
         "repository": 1,
         "blob": 2,

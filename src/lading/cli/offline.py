@@ -4,11 +4,14 @@ import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lading.oci.errors import CommandRefused
+
+if TYPE_CHECKING:
+    from lading.settings import Settings
 
 DataOption = Annotated[
     Path | None, typer.Option("--data", metavar="DIR", help="The registry's data directory (default ./data).")
@@ -25,6 +28,16 @@ def data_directory(config: Path | None, data: Path | None) -> Path:
         CommandRefused: there is no registry in it.
 
     """
+    return settings_of_registry(config, data).data
+
+
+def settings_of_registry(config: Path | None, data: Path | None) -> "Settings":
+    """Return the settings in force; events of this process go to standard error.
+
+    Raises:
+        CommandRefused: there is no registry in the data directory.
+
+    """
     from lading import logs, settings  # noqa: PLC0415 - heavy: `lading --version` is quick without
     from lading.metadata.database import FILE  # noqa: PLC0415
     from lading.storage.identity import marker_path  # noqa: PLC0415
@@ -34,7 +47,7 @@ def data_directory(config: Path | None, data: Path | None) -> Path:
     place = in_force.data
     if not (place / FILE).exists() and not marker_path(place).exists() and not any(place.glob(f"{FILE}*")):
         raise CommandRefused(f"there is no registry in {place.absolute()}", "name its data directory with --data")
-    return place
+    return in_force
 
 
 @contextlib.contextmanager

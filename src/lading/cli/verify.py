@@ -42,7 +42,7 @@ def verify(
     from lading.upkeep.verify import Verification  # noqa: PLC0415
 
     place = settings.load(config, {"data": data}).data
-    with _Bar() as bar:
+    with Bar() as bar:
         verification = Verification(place, place / FILE, quick=quick, progress=bar)
         with _interrupts_stop(verification):
             report = verification.run()
@@ -64,7 +64,7 @@ def _interrupts_stop(verification: "Verification") -> Iterator[None]:
         signal.signal(signal.SIGINT, former)
 
 
-class _Bar:
+class Bar:
     """A progress bar for each stage on standard error, if that is a terminal."""
 
     def __init__(self) -> None:

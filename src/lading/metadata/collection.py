@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from lading.metadata import feed, garbage, manifests
+from lading.metadata import feed, garbage, manifests, passes
 from lading.metadata.blobs import digest_of
 from lading.metadata.database import Prepared
 from lading.metadata.garbage import Retention
+from lading.metadata.passes import Pass
 from lading.metadata.schema import (
     blob_extents,
     blobs,
@@ -87,10 +88,13 @@ _DELETE_HISTORY = Prepared(sa.delete(tag_history).where(tag_history.c.id == sa.b
 
 def trim_history(tx: sa.Connection, *, at_us: int, retention: Retention, entries: int) -> int:
     """Forget up to `entries` moves of tags that cannot be undone any more; return how many."""
-    rows = _HISTORY_TO_TRIM.all(tx, before_us=at_us - retention.undo_us, entries=entries)
+    before_us = at_us - retention.undo_us
+    rows = _HISTORY_TO_TRIM.all(tx, before_us=before_us, entries=entries)
     for history_id, manifest_id in rows:
         _DELETE_HISTORY.run(tx, at_id=history_id)
         garbage.review_manifest(tx, manifest_id, after_us=AT_ONCE_US, event="history trimmed")
+    if rows:
+        passes.save(tx, passes.TRIM_HISTORY, Pass(before_us, at_us, at_us))
     return len(rows)
 
 
@@ -453,3 +457,50 @@ def hurry(tx: sa.Connection, *, at_us: int, entries: int) -> bool:
         some = sa.select(key).where(when > at_us).limit(entries).scalar_subquery()
         changed += tx.execute(sa.update(table).where(key.in_(some)).values({when.name: at_us})).rowcount
     return changed > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """How much there is, how much of it is due, and what waits for its time, with the moment of the first.
+
+    A blob waits when no manifest refers to it and its lease is not over.
+    """
+
+    manifests: int
+    blobs: int
+    due_manifests: int
+    due_blobs: int
+    due_objects: int
+    deleted_manifests: int
+    past_moves: int
+    waiting_blobs: int
+    next_blob_us: int | None
+    waiting_objects: int
+    next_object_us: int | None
+
+
+def backlog(tx: sa.Connection, *, at_us: int) -> Backlog:
+    """Count what there is to do."""
+
+    def count(table: sa.Table, *where: sa.ColumnElement[bool]) -> int:
+        return tx.execute(sa.select(sa.func.count()).select_from(table).where(*where)).scalar_one()
+
+    leased = (
+        gc_blob_queue.c.review_after_us > at_us,
+        ~sa.exists().where(manifest_blobs.c.blob_id == gc_blob_queue.c.blob_id),
+    )
+    return Backlog(
+        manifests=count(manifests_table),
+        blobs=count(blobs),
+        due_manifests=count(gc_manifest_queue, gc_manifest_queue.c.review_after_us <= at_us),
+        due_blobs=count(gc_blob_queue, gc_blob_queue.c.review_after_us <= at_us),
+        due_objects=count(doomed_objects, doomed_objects.c.not_before_us <= at_us),
+        deleted_manifests=count(manifests_table, manifests_table.c.deleted_us.is_not(None)),
+        past_moves=count(tag_history, tag_history.c.to_us.is_not(None)),
+        waiting_blobs=count(gc_blob_queue, *leased),
+        next_blob_us=tx.execute(sa.select(sa.func.min(gc_blob_queue.c.review_after_us)).where(*leased)).scalar(),
+        waiting_objects=count(doomed_objects, doomed_objects.c.not_before_us > at_us),
+        next_object_us=tx.execute(
+            sa.select(sa.func.min(doomed_objects.c.not_before_us)).where(doomed_objects.c.not_before_us > at_us)
+        ).scalar(),
+    )

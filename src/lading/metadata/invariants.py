@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from lading.metadata.feed import Kind
+from lading.metadata.passes import TRIM_HISTORY
 from lading.metadata.schema import (
     blob_extents,
     blob_payloads,
@@ -18,6 +19,7 @@ from lading.metadata.schema import (
     manifest_blobs,
     manifest_children,
     manifests,
+    passes,
     repo_blobs,
     repositories,
     tag_history,
@@ -32,6 +34,12 @@ _TO_NOWHERE = {
     (manifest_blobs, blobs): "reference-to-nowhere",
     (manifest_children, manifests): "reference-to-nowhere",
 }
+
+
+# The history of before may have been trimmed, as nothing of it can be undone any more.
+_TRIMMED_US = sa.func.coalesce(
+    sa.select(passes.c.position).where(passes.c.name == TRIM_HISTORY).scalar_subquery(), sa.literal_column("-1")
+)
 
 
 def rows_to_nowhere(tx: sa.Connection) -> Iterator[Fault]:
@@ -192,7 +200,7 @@ def _untold_moves() -> sa.Select[Any]:
                 ),
             )
         )
-        .where(feed.c.kind == Kind.TAG_SET.value, row.c.name.is_(None))
+        .where(feed.c.kind == Kind.TAG_SET.value, feed.c.at_us > _TRIMMED_US, row.c.name.is_(None))
         .limit(MAX_FAULTS + 1)
     )
 

@@ -6,6 +6,9 @@ import sqlalchemy as sa
 
 from lading.metadata.schema import insert, passes
 
+TRIM_HISTORY = "trim history"
+"""Its position is a moment: a move of a tag that ended before it may be gone."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pass:

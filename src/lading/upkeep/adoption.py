@@ -106,6 +106,22 @@ def refuse_needless_adoption(now: Standing) -> None:
         )
 
 
+def refuse_removal(now: Standing) -> None:
+    """Return when what the database does not know may be removed from the store.
+
+    Raises:
+        CommandRefused: the store may hold what this database lacks.
+
+    """
+    if now.store is not None and now.store.held_reason is not None:
+        raise CommandRefused(f"nothing is removed: {now.store.held_reason}", "lading store acknowledge ends that")
+    if now.verdict is not Verdict.OK:
+        raise CommandRefused(
+            "it is not certain that the objects are this database's, so nothing is removed",
+            "lading store status tells why",
+        )
+
+
 def adopt(connection: sa.Connection, data: Path) -> Marker:
     """Make the objects that are there the store of this database, in a new epoch.
 

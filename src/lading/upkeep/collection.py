@@ -17,7 +17,7 @@ import structlog
 
 from lading import metrics
 from lading.metadata import collection, passes
-from lading.metadata.collection import Removed
+from lading.metadata.collection import Backlog, Removed
 from lading.metadata.database import Database
 from lading.metadata.garbage import Retention
 from lading.metadata.passes import Pass
@@ -42,10 +42,11 @@ log = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class Report:
-    """What a collection has removed, by noun and reason; `tell` hears of each thing, `step` of the work done."""
+    """What a collection has removed, by noun and reason; `tell` hears of each thing, `begin` and `step` of the work."""
 
     tell: Callable[[Removed], None] = lambda _: None
-    step: Callable[[str, int], None] = lambda *_: None
+    begin: Callable[[str, int], None] = lambda *_: None
+    step: Callable[[int], None] = lambda _: None
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     content_bytes: Counter[tuple[str, str]] = field(default_factory=Counter)
 
@@ -87,9 +88,16 @@ class Collector:
     async def collect(self, report: Report) -> None:
         """Remove all whose time has come; one stage makes work for the next."""
         await self._trim_history(report)
-        await self._review("manifests", self._review_manifests, report)
-        await self._review("blobs", self._review_blobs, report)
+        report.begin("review manifests", (await self.backlog()).due_manifests)
+        await self._review(self._review_manifests, report)
+        report.begin("review blobs", (await self.backlog()).due_blobs)
+        await self._review(self._review_blobs, report)
+        report.begin("delete files", (await self.backlog()).due_objects)
         await self._delete_objects(report)
+
+    async def backlog(self) -> Backlog:
+        """Count what there is to do."""
+        return await self._database.scan(collection.backlog, at_us=now_us())
 
     async def hurry(self) -> None:
         """Have all that waits for its time come now."""
@@ -98,11 +106,13 @@ class Collector:
 
     async def search(self, report: Report) -> None:
         """Go through everything once, for what the queues have missed."""
-        for walk in self._walks():
+        backlog = await self.backlog()
+        for walk, total in zip(self._walks(), (backlog.manifests, backlog.blobs, OBJECT_FOLDERS), strict=True):
+            report.begin(walk.name, total)
             position: int | None = 0
             while position is not None:
                 position = await self._gently(walk.page(position))
-                report.step(walk.name, 1)
+                report.step(walk.entries)
 
     async def search_a_little(self) -> None:
         """Look at the next page of everything; begin anew when the last time is a day ago."""
@@ -127,18 +137,16 @@ class Collector:
                     collection.trim_history, at_us=now_us(), retention=self._policy.retention, entries=_REVIEWS
                 )
             )
-            report.add([Removed("move of a tag", "its undo window is over")] * trimmed)
+            report.add([Removed("tag move", "its undo window is over")] * trimmed)
             if trimmed < _REVIEWS:
                 return
 
-    async def _review(
-        self, stage: str, review: Callable[[int], Awaitable[tuple[int, list[Removed]]]], report: Report
-    ) -> None:
+    async def _review(self, review: Callable[[int], Awaitable[tuple[int, list[Removed]]]], report: Report) -> None:
         due_us = now_us()
         while True:
             seen, removed = await self._gently(review(due_us))
             report.add(removed)
-            report.step(stage, seen)
+            report.step(seen)
             if not seen:
                 return
 
@@ -174,15 +182,15 @@ class Collector:
                     for doomed, size in zip(due, sizes, strict=True)
                 ]
             )
-            report.step("objects", len(due))
+            report.step(len(due))
 
     # The net
 
     def _walks(self) -> "tuple[_Walk, ...]":
         return (
-            _Walk("search manifests", self._manifests_page),
-            _Walk("search blobs", self._blobs_page),
-            _Walk("search files", self._files_page),
+            _Walk("search manifests", _PAGE_ENTRIES, self._manifests_page),
+            _Walk("search blobs", _PAGE_ENTRIES, self._blobs_page),
+            _Walk("search files", 1, self._files_page),
         )
 
     async def _manifests_page(self, after: int) -> int | None:
@@ -229,6 +237,7 @@ class _Walk:
     """One way through everything: `page` looks at the part that begins at a position, and returns the next one."""
 
     name: str
+    entries: int
     page: Callable[[int], Awaitable[int | None]]
 
 

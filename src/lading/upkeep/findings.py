@@ -26,7 +26,6 @@ _PUSH = "Push an image that has it again: the registry sees that the bytes are g
 _MOVE = "Move the file away and push an image that has it again: as long as its length is right, its bytes are trusted."
 _RESTORE = "Restore the database from a snapshot or a backup: no push can mend it."
 _TAG = "Push the tag again, or delete it."
-_DELETE = "Nothing refers to it: it may be deleted."
 
 
 def _damage(heals: str) -> Kind:
@@ -47,7 +46,7 @@ KINDS: Mapping[str, Kind] = {
     "object-wrong": _damage(_MOVE),
     "object-unreadable": _damage("Look for what ails the disk; then move the file away and push its image again."),
     "object-doomed": _damage(_RESTORE),
-    "object-unreferenced": _waste(_DELETE),
+    "object-unreferenced": _waste("The collector removes it when it is a day old."),
     "file-stray": _waste("It is no file of Lading: move it away."),
     # Blobs
     "payload-wrong": _damage(_RESTORE),
