@@ -44,6 +44,7 @@ from lading.upkeep.collection import Policy as CollectionPolicy
 from lading.upkeep.expiry import Expiry
 from lading.upkeep.identity import StoreCheck
 from lading.upkeep.jobs import Job
+from lading.upkeep.scrub import Scrub, ScrubSchedule, empty_quarantine_of, log_damage
 from lading.upkeep.snapshots import Snapshots
 from lading.web import health
 from lading.web.metrics import FREE_BYTES, OPEN_UPLOADS, Looks, MetricsPage, beside
@@ -55,6 +56,8 @@ _SWEEP_SECONDS = 3600.0
 _BALLAST_SECONDS = 5.0
 _STORE_CHECK_SECONDS = 3600.0
 _SNAPSHOT_CHECK_SECONDS = 3600.0
+_SCRUB_CHECK_SECONDS = 60.0
+_QUARANTINE_SECONDS = 3600.0
 
 
 def prepare(settings: Settings) -> None:
@@ -245,6 +248,8 @@ def _jobs(
         check.removing(Job("collect", settings.collection.every_seconds, background.run)),
         Job("hold the ballast", _BALLAST_SECONDS, disk.hold_ballast),
         *_snapshot_jobs(settings, database, disk),
+        check.removing(_quarantine_job(settings, disk)),
+        *_scrub_jobs(settings, database, disk, watch, store),
     )
 
 
@@ -260,3 +265,28 @@ def _snapshot_jobs(settings: Settings, database: Database, disk: DiskStore) -> t
         keep=settings.snapshots.keep,
     )
     return (Job("take a snapshot", min(_SNAPSHOT_CHECK_SECONDS, max(1.0, every_seconds / 4)), copies.take_when_due),)
+
+
+def _quarantine_job(settings: Settings, disk: DiskStore) -> Job:
+    async def empty() -> None:
+        await empty_quarantine_of(disk, settings.data, undo_us=retention(settings).undo_us)
+
+    return Job("empty the quarantine", _QUARANTINE_SECONDS, empty)
+
+
+def _scrub_jobs(settings: Settings, database: Database, disk: DiskStore, watch: Watch, store: Store) -> tuple[Job, ...]:
+    every_seconds = settings.scrub.every_seconds
+    if not every_seconds:
+        return ()
+    scrubber = Scrub(
+        database,
+        disk,
+        settings.data,
+        watch,
+        store_id=store.id,
+        undo_us=retention(settings).undo_us,
+        max_bytes_per_second=settings.scrub.max_bytes_per_second,
+        tell=log_damage,
+    )
+    schedule = ScrubSchedule(scrubber, settings.data, every_seconds=every_seconds)
+    return (Job("scrub", min(_SCRUB_CHECK_SECONDS, max(1.0, every_seconds / 4)), schedule.go_on_when_due),)

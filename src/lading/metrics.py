@@ -179,12 +179,27 @@ FREED_BYTES = Counters(
     _NO_LABEL,
     COLLECTED.first + COLLECTED.width,
 )
+SCRUBBED = Counters(
+    "lading_scrub_bytes_total",
+    "Bytes that the server's own scrub has read again and hashed.",
+    (),
+    _NO_LABEL,
+    FREED_BYTES.first + FREED_BYTES.width,
+)
+DAMAGED = Counters(
+    "lading_scrub_damaged_total",
+    "Blobs and manifests whose bytes the server's own scrub found wrong or gone.",
+    ("kind",),
+    (("blob",), ("manifest",)),
+    SCRUBBED.first + SCRUBBED.width,
+)
 FAMILIES: tuple[Family, ...] = (
     *(STARTS, WORKERS, REQUESTS, RECEIVED, SENT, DURATION, CONNECTIONS),
     *(SYNC, STORE_ERRORS, COMMIT, GROUP, WAITING, DATABASE_ERRORS, COLLECTED, FREED_BYTES),
+    *(SCRUBBED, DAMAGED),
 )
 GAUGES = tuple(family for family in FAMILIES if isinstance(family, Gauge))
-CELLS = FREED_BYTES.first + FREED_BYTES.width
+CELLS = DAMAGED.first + DAMAGED.width
 
 _ROUTE = {route: number for number, route in enumerate(ROUTES)}
 _METHOD = {method: number * (len(STATUSES) + 1) for number, method in enumerate(METHODS)}

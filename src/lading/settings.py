@@ -238,6 +238,19 @@ class Snapshots(Section):
     )
 
 
+class Scrub(Section):
+    """Reading again what is stored, so that what a disk spoils is found before somebody pulls it."""
+
+    every_seconds: int = Field(
+        default=2592000,
+        ge=0,
+        description="How often all content is read again and hashed, in the background. 0 never does.",
+    )
+    max_bytes_per_second: int = Field(
+        default=67108864, ge=1, description="How fast content is read for that, and by `lading scrub`."
+    )
+
+
 class Log(Section):
     """What the server writes to its standard output."""
 
@@ -266,6 +279,7 @@ class Settings(Section):
     lists: Lists = Field(default_factory=Lists)
     metrics: Metrics = Field(default_factory=Metrics)
     snapshots: Snapshots = Field(default_factory=Snapshots)
+    scrub: Scrub = Field(default_factory=Scrub)
     log: Log = Field(default_factory=Log)
 
     def value(self, path: str) -> object:

@@ -124,7 +124,7 @@ def _lines(report: "Report", data: Path, *, quick: bool) -> Iterator[str]:
     from rich import filesize  # noqa: PLC0415 - see `verify`
 
     for fault in report.findings:
-        yield from (*map(_plain, _fault_lines(fault)), "")
+        yield from (*map(plain, fault_lines(fault)), "")
     counts = report.counts
     yield (
         f"{data}: {counts.repositories} repositories, {counts.tags} tags, {counts.manifests} manifests,"
@@ -140,7 +140,8 @@ def _lines(report: "Report", data: Path, *, quick: bool) -> Iterator[str]:
     yield "damage found" if report.damaged else "no damage found"
 
 
-def _fault_lines(fault: "Fault") -> Iterator[str]:
+def fault_lines(fault: "Fault") -> Iterator[str]:
+    """Yield what is said of one finding."""
     kind = KINDS[fault.code]
     subject = fault.digest or fault.path or ""
     if fault.tag is not None:
@@ -153,6 +154,6 @@ def _fault_lines(fault: "Fault") -> Iterator[str]:
     yield f"    {kind.heals}"
 
 
-def _plain(line: str) -> str:
+def plain(line: str) -> str:
     """Escape what a terminal would take for a command, or could not show: the names of files are anybody's."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in line)

@@ -74,6 +74,12 @@ _REVIVE = Prepared(
     .where(manifests.c.id == sa.bindparam("at_id"))
     .values(deleted_us=sa.null(), media_type=sa.bindparam("pushed_type"))
 )
+_PAYLOAD = Prepared(sa.select(manifests.c.payload).where(manifests.c.id == sa.bindparam("at_id")))
+_MEND = Prepared(
+    sa.update(manifests)
+    .where(manifests.c.id == sa.bindparam("at_id"))
+    .values(payload=sa.bindparam("pushed"), size=sa.bindparam("pushed_bytes"))
+)
 _HIDE = Prepared(
     sa.update(manifests).where(manifests.c.id == sa.bindparam("at_id")).values(deleted_us=sa.bindparam("at_us"))
 )
@@ -189,13 +195,19 @@ def put(  # noqa: PLR0913 - one row, and where it goes
     actor: str,
     at_us: int,
 ) -> int:
-    """Store the manifest, or bring it back when it was deleted; return its id. Pushing it again changes nothing."""
+    """Store the manifest, or bring it back when it was deleted; return its id.
+
+    Pushing it again changes nothing, unless its bytes are wrong: then they are put right (E4).
+    """
     row = _FIND.one(tx, repo_id=repo_id, alg=int(digest.algorithm), digest=digest.raw)
     if row is None:
         manifest_id = _insert(tx, repo_id, digest, manifest, at_us)
         _add_references(tx, repo_id, manifest_id, references)
     else:
         manifest_id = int(row[0])
+        if _PAYLOAD.one(tx, at_id=manifest_id) != (manifest.payload,):
+            _MEND.run(tx, at_id=manifest_id, pushed=manifest.payload, pushed_bytes=len(manifest.payload))
+            feed.append(tx, feed.Kind.MANIFEST_HEALED, repository=repository, digest=digest, actor=actor, at_us=at_us)
         if row[2] is None:
             return manifest_id
         _REVIVE.run(tx, at_id=manifest_id, pushed_type=manifest.media_type)

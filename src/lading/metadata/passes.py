@@ -18,6 +18,11 @@ class Pass:
     started_us: int
     finished_us: int | None
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the one that was begun last has come to the end."""
+        return self.finished_us is not None and self.finished_us >= self.started_us
+
 
 def find(tx: sa.Connection, name: str) -> Pass | None:
     """Return where the job is; None before its first piece."""

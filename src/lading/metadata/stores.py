@@ -30,6 +30,11 @@ def find(tx: sa.Connection) -> Store | None:
     return None if row is None else Store(*row)
 
 
+def created_us(tx: sa.Connection, store_id: int) -> int:
+    """Return when the store was made."""
+    return int(tx.execute(sa.select(stores.c.created_us).where(stores.c.id == store_id)).scalar_one())
+
+
 def create(tx: sa.Connection, kind: str, store_uid: str, database_uid: str, *, at_us: int, epoch: int = 1) -> None:
     """Tie the database to a store."""
     values = {"store_uid": store_uid, "database_uid": database_uid, "epoch": epoch}

@@ -87,6 +87,12 @@ class VerifyRefused(StartRefused):
     exit_code = 2
 
 
+class ScrubStopped(StartRefused):
+    """A scrub cannot look, or go on; exit code 1 would say that it found damage."""
+
+    exit_code = 2
+
+
 class UsersUnusable(StartRefused):
     """The file of users cannot be read, or a line of it is no user with a bcrypt hash."""
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
+import structlog
 
 from lading.metadata import blobs, manifests, repositories, tags
 from lading.metadata.database import Database
@@ -24,6 +25,7 @@ from lading.oci.manifest import Manifest, parse
 from lading.oci.names import Tag
 from lading.storage.disk import DiskStore
 
+log = structlog.get_logger(__name__)
 _INLINE_LOOKUPS = 64
 
 
@@ -51,8 +53,10 @@ class Manifests:
     async def get(self, repository: str, tag_or_digest: Tag | Digest) -> StoredManifest:
         """Return the manifest. One statement, and no file.
 
+        Its bytes are hashed each time, which is little beside sending them: wrong ones are never served.
+
         Raises:
-            NameUnknown, ManifestUnknown: nothing there.
+            NameUnknown, ManifestUnknown: nothing there, or its bytes are wrong; pushing it again heals that.
 
         """
         if isinstance(tag_or_digest, Digest):
@@ -61,6 +65,9 @@ class Manifests:
             found = await self._database.read(manifests.by_tag, repository, tag_or_digest.name)
         if found is None:
             raise await self._unknown(repository, str(tag_or_digest))
+        if Digest.of(found.payload, found.digest.algorithm) != found.digest:
+            log.error("a manifest's bytes are wrong; pushing it again heals it", digest=str(found.digest))
+            raise ManifestUnknown(detail={"name": repository, "reference": str(tag_or_digest)})
         return found
 
     async def put(

@@ -23,7 +23,8 @@ class Kind:
 
 
 _PUSH = "Push an image that has it again: the registry sees that the bytes are gone, and takes them."
-_MOVE = "Move the file away and push an image that has it again: as long as its length is right, its bytes are trusted."
+_SCRUB = "Have `lading scrub` take the wrong bytes away, then push an image that has it again."
+_PUSH_MANIFEST = "Push it again: its wrong bytes are never served, and those of the push take their place."
 _RESTORE = "Restore the database from a snapshot or a backup: no push can mend it."
 _TAG = "Push the tag again, or delete it."
 
@@ -43,18 +44,20 @@ KINDS: Mapping[str, Kind] = {
     "object-missing": _damage(_PUSH),
     "object-short": _damage(_PUSH),
     "object-long": _damage(_PUSH),
-    "object-wrong": _damage(_MOVE),
-    "object-unreadable": _damage("Look for what ails the disk; then move the file away and push its image again."),
+    "object-wrong": _damage(_SCRUB),
+    "object-unreadable": _damage(
+        "Look for what ails the disk; then have `lading scrub` take it away, and push its image again."
+    ),
     "object-doomed": _damage(_RESTORE),
     "object-unreferenced": _waste("The collector removes it when it is a day old."),
     "file-stray": _waste("It is no file of Lading: move it away."),
     # Blobs
-    "payload-wrong": _damage(_RESTORE),
+    "payload-wrong": _damage(_SCRUB),
     "size-wrong": _damage(_RESTORE),
     "blob-without-bytes": _damage(_RESTORE),
     "extent-doubled": _damage(_RESTORE),
     # Manifests and what they refer to
-    "manifest-wrong": _damage(_RESTORE),
+    "manifest-wrong": _damage(_PUSH_MANIFEST),
     "manifest-misread": _damage(_RESTORE),
     "descriptor-wrong": _damage("Delete the manifest by its digest, and push one that is right."),
     "reference-missing": _damage(_RESTORE),

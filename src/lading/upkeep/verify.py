@@ -52,7 +52,7 @@ P = ParamSpec("P")
 _SWEEP_SECONDS = 3600.0
 _LATE_US = 2 * HOUR_US
 _SETTLE_SECONDS = 1.0
-_EXTENT_WORDS = {
+EXTENT_WORDS = {
     Condition.MISSING: ("object-missing", "its object is not there"),
     Condition.SHORT: ("object-short", "its object has {file} bytes, its row says {row}"),
     Condition.LONG: ("object-long", "its object has {file} bytes, its row says {row}"),
@@ -268,7 +268,7 @@ class Verification:
         look = self._look(extent)
         where = (repositories, None, digest_text(extent.alg, extent.raw), f"objects/{extent.object_key}")
         if look.condition is not Condition.WHOLE:
-            code, what = _EXTENT_WORDS[look.condition]
+            code, what = EXTENT_WORDS[look.condition]
             yield Fault(code, what.format(file=look.file_bytes, row=extent.blob_bytes, error=look.error), *where)
         elif extent.blob_bytes != extent.extent_bytes:
             said = f"{extent.blob_bytes} and {extent.extent_bytes} bytes"
