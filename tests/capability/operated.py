@@ -34,6 +34,11 @@ class OperatedRegistry(RegistryProcess):
         """Assert that nothing was raised unhandled."""
         assert "Traceback" not in self._log.read_text() + self._errors.read_text(), f"a traceback\n{self.output()}"
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables of its commands."""
+        return self._environment
+
     def set(self, name: str, value: str) -> None:
         """Set a variable for the next start."""
         self._environment = {**self._environment, name: value}

@@ -1,9 +1,9 @@
-"""`lading verify` as its operator runs it: in a process of its own, on a data directory that a fault has met."""
+"""`lading verify` and `lading scrub` as their operator runs them: in a process, where a fault has been."""
 
 import json
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,14 +32,28 @@ class Verified:
         ]
 
 
+def named(told: Verified) -> list[str]:
+    """Return the digests of all findings, in order."""
+    return sorted(finding["digest"] for finding in told.document["findings"])
+
+
 def _subject(finding: Mapping[str, Any]) -> str:
     return str(finding["tag"] or finding["digest"] or finding["path"] or "".join(finding["repositories"]))
 
 
 def verify(data: Path, *options: str) -> Verified:
     """Run `lading verify --json` on the data directory, whether a server runs or not."""
+    return _run("verify", data, options)
+
+
+def scrub(data: Path, *options: str) -> Verified:
+    """Run `lading scrub --json` on the data directory, whether a server runs or not."""
+    return _run("scrub", data, options)
+
+
+def _run(command: str, data: Path, options: Sequence[str]) -> Verified:
     done = subprocess.run(
-        [*LADING, "verify", "--data", str(data), "--json", *options],
+        [*LADING, command, "--data", str(data), "--json", *options],
         capture_output=True,
         text=True,
         timeout=VERIFY_SECONDS,
@@ -47,7 +61,7 @@ def verify(data: Path, *options: str) -> Verified:
         cwd=data,  # where there is no settings file
         env={name: value for name, value in os.environ.items() if not name.startswith("LADING_")},
     )
-    assert done.returncode in {0, 1}, f"verify ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
+    assert done.returncode in {0, 1}, f"{command} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
     assert not done.stderr, done.stderr
     return Verified(done.returncode, json.loads(done.stdout))
 

@@ -63,6 +63,7 @@ def test_nothing_needs_to_be_set() -> None:
         "lists": {"max_page_entries": 10000},
         "metrics": {"host": "127.0.0.1", "port": None},
         "snapshots": {"every_seconds": 86400, "keep": 7},
+        "scrub": {"every_seconds": 2592000, "max_bytes_per_second": 67108864},
         "log": {"format": "auto"},
     }
 
