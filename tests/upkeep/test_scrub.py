@@ -26,9 +26,9 @@ from lading.oci.errors import ScrubStopped, StoreUnavailable
 from lading.storage import identity
 from lading.storage.disk import DiskStore
 from lading.storage.identity import Watch
-from lading.storage.scrub import QUARANTINE, alone, empty_quarantine
+from lading.storage.scrub import QUARANTINE, empty_quarantine
 from lading.upkeep.identity import marker_of
-from lading.upkeep.scrub import Scrub, ScrubSchedule
+from lading.upkeep.scrub import Scrub, ScrubSchedule, scrubbing
 
 STORE = Store(1, "store", "database", epoch=1, held_us=None, held_reason=None)
 KEPT = Retention()
@@ -254,7 +254,7 @@ def test_a_server_begins_a_pass_when_the_last_one_is_old_enough(tmp_path: Path) 
         assert await one.last() is None, "the store is new"
 
         await scrubbed.database.write(_age, now_us() - DAY_US)
-        with alone(tmp_path) as is_ours:
+        with scrubbing(tmp_path) as is_ours:
             assert is_ours
             await ScrubSchedule(one, tmp_path, every_seconds=3600).go_on_when_due()
         assert await one.last() is None, "another process scrubs"
