@@ -15,7 +15,7 @@ import typer
 
 from lading.cli.offline import DataOption, JsonOption, YesOption, confirm, settings_of_registry
 from lading.cli.serve import ConfigOption
-from lading.cli.verify import Bar
+from lading.cli.terminal import Bar
 
 if TYPE_CHECKING:
     from lading.metadata.collection import Backlog, Removed

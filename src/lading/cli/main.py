@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lading.cli import collection, config, htpasswd, scrub, serve, snapshots, store, verify
+from lading.cli import collection, config, events, htpasswd, scrub, serve, snapshots, store, verify
 from lading.oci.errors import LadingError, StartRefused
 
 INTERRUPTED = 130
@@ -22,6 +22,7 @@ app = typer.Typer(
 app.command()(serve.serve)
 app.command()(verify.verify)
 app.command()(scrub.scrub)
+app.command()(events.events)
 app.command()(htpasswd.htpasswd)
 app.command("garbage-collect")(collection.garbage_collect)
 app.command("restore-snapshot")(snapshots.restore_snapshot)

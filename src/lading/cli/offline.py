@@ -1,4 +1,4 @@
-"""What commands share that change a data directory while no server runs: its options, its claim, and the question."""
+"""What commands share that work on a data directory: their options, its claim or a look into it, and the question."""
 
 import contextlib
 import sys
@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lading.oci.errors import CommandRefused
+from lading.oci.errors import CommandRefused, VerifyRefused
+
+if TYPE_CHECKING:
+    from lading.metadata.verify import ReadOnlyDatabase
 
 if TYPE_CHECKING:
     from lading.settings import Settings
@@ -48,6 +51,27 @@ def settings_of_registry(config: Path | None, data: Path | None) -> "Settings":
     if not (place / FILE).exists() and not marker_path(place).exists() and not any(place.glob(f"{FILE}*")):
         raise CommandRefused(f"there is no registry in {place.absolute()}", "name its data directory with --data")
     return in_force
+
+
+@contextlib.contextmanager
+def reading(place: Path) -> Iterator["ReadOnlyDatabase"]:
+    """Open the directory's database to read it, beside a server or without one.
+
+    Raises:
+        CommandRefused: it cannot be read, or has another schema.
+
+    """
+    from lading.metadata.database import FILE  # noqa: PLC0415 - see `data_directory`
+    from lading.metadata.verify import DatabaseDamaged, ReadOnlyDatabase, refuse_other_schema, revision  # noqa: PLC0415
+
+    try:
+        database = ReadOnlyDatabase(place / FILE)
+        refuse_other_schema(database.read(revision), place / FILE)
+        yield database
+    except VerifyRefused as refusal:
+        raise CommandRefused(refusal.message, refusal.hint) from refusal
+    except DatabaseDamaged as damage:
+        raise CommandRefused(f"the database {place / FILE} is damaged: {damage}", "lading verify") from damage
 
 
 @contextlib.contextmanager

@@ -15,7 +15,8 @@ import typer
 
 from lading.cli.offline import STDERR, DataOption, JsonOption
 from lading.cli.serve import ConfigOption
-from lading.cli.verify import Bar, fault_lines, plain
+from lading.cli.terminal import Bar, plain
+from lading.cli.verify import fault_lines
 from lading.oci.errors import RegistryError, ScrubStopped, VerifyRefused
 from lading.upkeep.findings import KINDS
 

@@ -4,21 +4,19 @@ import contextlib
 import dataclasses
 import json
 import signal
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lading.cli.serve import ConfigOption
+from lading.cli.terminal import Bar, plain
 from lading.upkeep.findings import KINDS
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
-
     from lading.metadata.verify import Fault
     from lading.upkeep.verify import Report, Verification
 
@@ -62,47 +60,6 @@ def _interrupts_stop(verification: "Verification") -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, former)
-
-
-class Bar:
-    """A progress bar for each stage on standard error, if that is a terminal."""
-
-    def __init__(self) -> None:
-        self._present: tuple[Progress, TaskID] | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._present:
-            self._present[0].stop()
-
-    def begin(self, stage: str, total: int | None, *, of_bytes: bool = False) -> None:
-        """Begin a stage."""
-        from rich import progress  # noqa: PLC0415 - see `verify`
-        from rich.console import Console  # noqa: PLC0415
-
-        if self._present:
-            self._present[0].stop()
-        amounts: tuple[progress.ProgressColumn, ...] = (progress.MofNCompleteColumn(),)
-        if of_bytes:
-            amounts = (progress.DownloadColumn(), progress.TransferSpeedColumn())
-        bar = progress.Progress(
-            progress.TextColumn("{task.description:<20}"),
-            progress.BarColumn(),
-            *amounts,
-            progress.TimeRemainingColumn(),
-            console=Console(stderr=True),
-            disable=not sys.stderr.isatty(),
-        )
-        bar.start()
-        self._present = bar, bar.add_task(stage, total=total)
-
-    def advance(self, amount: int) -> None:
-        """Go on in the present stage."""
-        if self._present:
-            bar, task = self._present
-            bar.advance(task, amount)
 
 
 def _document(report: "Report", data: Path, *, quick: bool) -> str:
@@ -152,8 +109,3 @@ def fault_lines(fault: "Fault") -> Iterator[str]:
     if fault.path is not None and fault.digest is not None:
         yield f"    at {fault.path}"
     yield f"    {kind.heals}"
-
-
-def plain(line: str) -> str:
-    """Escape what a terminal would take for a command, or could not show: the names of files are anybody's."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in line)

@@ -82,9 +82,10 @@ class ReadOnlyDatabase:
             try:
                 return_value = self._once(function, immutable=not before.has_log, args=args, kwargs=kwargs)
             except (DatabaseDamaged, VerifyRefused):
-                if before.has_log or _state(self._path) == before:
+                now = _state(self._path)
+                if now == before or (before.has_log and now.has_log):
                     raise
-                continue
+                continue  # a server came or went: its log with it
             if before.has_log or _state(self._path) == before:
                 return return_value
 
@@ -178,8 +179,8 @@ def refuse_other_schema(found: str | None, path: Path) -> None:
         raise VerifyRefused(f"{path} is no database of Lading", "name the registry's data directory with --data")
     if found != REVISION:
         raise VerifyRefused(
-            f"the database {path} has schema {found}, this Lading verifies schema {REVISION}",
-            "verify with the version of Lading that last served this directory, or start this one once",
+            f"the database {path} has schema {found}, this Lading reads schema {REVISION}",
+            "use the version of Lading that last served this directory, or start this one once",
         )
 
 
