@@ -28,6 +28,7 @@ from lading.metadata.upgrade import upgrade
 from lading.oci.errors import DatabaseUnusable, DataDirectoryUnusable, DiskFull, StoreMismatch
 from lading.registry.blobs import Blobs
 from lading.registry.manifests import Manifests
+from lading.registry.pulls import Pulls
 from lading.registry.referrers import Referrers
 from lading.registry.registry import Registry
 from lading.registry.repositories import Repositories
@@ -55,6 +56,7 @@ _EXPIRY_SECONDS = 3600.0
 _SWEEP_SECONDS = 3600.0
 _BALLAST_SECONDS = 5.0
 _STORE_CHECK_SECONDS = 3600.0
+_PULLS_SECONDS = 60.0
 _SNAPSHOT_CHECK_SECONDS = 3600.0
 _SCRUB_CHECK_SECONDS = 60.0
 _QUARANTINE_SECONDS = 3600.0
@@ -130,6 +132,8 @@ async def open_application(settings: Settings, policy: Policy | None = None) -> 
         registry = _registry(settings, database, store, watch, known.id)
         upkeep = _jobs(settings, database, store, watch, known, registry)
         await stack.enter_async_context(jobs.running(upkeep, settings.data / "upkeep.lock"))
+        own = Job("write the pulls", _PULLS_SECONDS, registry.pulls.write, at_stop=True)
+        await stack.enter_async_context(jobs.running((own,)))
         if not metrics.here.claim():
             event_logger().warning("this worker's requests are not in the metrics: too many workers live at once")
         policy = Gate(policy or _policy(settings, stack), watch.confirm_writable)
@@ -223,6 +227,7 @@ def _registry(settings: Settings, database: Database, store: DiskStore, watch: W
             deletes_enabled=deletes_enabled,
         ),
         tags=Tags(database, retention=keep, deletes_enabled=deletes_enabled),
+        pulls=Pulls(database, store.space),
         referrers=Referrers(database),
         repositories=Repositories(database),
     )

@@ -174,6 +174,12 @@ VALUES: Mapping[str, tuple[Values, ...]] = {
         {"repo_id": 1, "alg": SHA256, "digest": A, "after": 2, "entries": 100},
         {"repo_id": 2, "alg": SHA256, "digest": A, "after": 0, "entries": 100},
     ),
+    "pulls._ADD": (
+        {"at_id": 1, "count": 3, "at_us": 50},
+        {"at_id": 2, "count": 3, "at_us": 99},
+        {"at_id": 2, "count": 3, "at_us": 101},
+        {"at_id": 9, "count": 3, "at_us": 50},
+    ),
     "repositories._FIND": ({"name": "team/app"}, {"name": "Team/app"}),
     "repositories._CREATE": ({"name": "new", "manifest_count": 0, "created_us": 3},),
     "repositories._COUNT": ({"repo_id": 1, "change": 1}, {"repo_id": 1, "change": -1}),
@@ -288,6 +294,7 @@ def rows() -> Iterator[tuple[sa.Table, list[dict[str, Any]]]]:
         schema.doomed_objects,
         [{"id": 1, "store_id": 1, "object_key": "aa/old", "not_before_us": 6, "reason": "replaced"}],
     )
+    yield schema.manifest_pulls, [{"manifest_id": 2, "pulls": 5, "last_us": 100}]
     yield schema.gc_blob_queue, [{"blob_id": 2, "review_after_us": 100, "event": "linked"}]
     yield schema.gc_manifest_queue, [{"manifest_id": 2, "review_after_us": 100, "event": "untagged"}]
     session = {"repository": "team/app", "alg": SHA256, "started_us": 1}

@@ -20,6 +20,7 @@ from lading.oci.manifest import Manifest
 class StoredManifest:
     """A manifest as it was pushed."""
 
+    id: int
     digest: Digest
     media_type: str
     payload: bytes
@@ -39,7 +40,7 @@ class Referrer:
 
 _LIVE = manifests.c.deleted_us.is_(None)
 _BY_TAG = Prepared(
-    sa.select(manifests.c.alg, manifests.c.digest, manifests.c.media_type, manifests.c.payload)
+    sa.select(manifests.c.id, manifests.c.alg, manifests.c.digest, manifests.c.media_type, manifests.c.payload)
     .select_from(
         repositories_table.join(tags, tags.c.repo_id == repositories_table.c.id).join(
             manifests, manifests.c.id == tags.c.manifest_id
@@ -48,7 +49,7 @@ _BY_TAG = Prepared(
     .where(repositories_table.c.name == sa.bindparam("name"), tags.c.name == sa.bindparam("tag"), _LIVE)
 )
 _BY_DIGEST = Prepared(
-    sa.select(manifests.c.media_type, manifests.c.payload)
+    sa.select(manifests.c.id, manifests.c.media_type, manifests.c.payload)
     .select_from(repositories_table.join(manifests, manifests.c.repo_id == repositories_table.c.id))
     .where(
         repositories_table.c.name == sa.bindparam("name"),
@@ -157,13 +158,13 @@ _REFERRERS = Prepared(
 def by_tag(tx: sa.Connection, repository: str, tag: str) -> StoredManifest | None:
     """Return the manifest that the tag names. One statement."""
     row = _BY_TAG.one(tx, name=repository, tag=tag)
-    return None if row is None else StoredManifest(digest_of(row[0], row[1]), row[2], row[3])
+    return None if row is None else StoredManifest(row[0], digest_of(row[1], row[2]), row[3], row[4])
 
 
 def by_digest(tx: sa.Connection, repository: str, digest: Digest) -> StoredManifest | None:
     """Return the live manifest of that digest. One statement."""
     row = _BY_DIGEST.one(tx, name=repository, alg=int(digest.algorithm), digest=digest.raw)
-    return None if row is None else StoredManifest(digest, row[0], row[1])
+    return None if row is None else StoredManifest(row[0], digest, row[1], row[2])
 
 
 def find_live(tx: sa.Connection, repo_id: int, digest: Digest) -> tuple[int, int] | None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from lading.registry.blobs import Blobs
 from lading.registry.manifests import Manifests
+from lading.registry.pulls import Pulls
 from lading.registry.referrers import Referrers
 from lading.registry.repositories import Repositories
 from lading.registry.tags import Tags
@@ -17,6 +18,7 @@ class Registry:
     blobs: Blobs
     uploads: Uploads
     manifests: Manifests
+    pulls: Pulls
     tags: Tags
     referrers: Referrers
     repositories: Repositories

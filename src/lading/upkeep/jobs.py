@@ -1,4 +1,4 @@
-"""Jobs that come round: each named callable at its interval, in whichever process holds the lock."""
+"""Jobs that come round: each named callable at its interval, in every process or in the one that holds the lock."""
 
 import asyncio
 import contextlib
@@ -26,9 +26,12 @@ class Job:
 
 
 @contextlib.asynccontextmanager
-async def running(jobs: Sequence[Job], lock: Path) -> AsyncIterator[None]:
-    """Run the jobs while the block lasts, whenever no other process does: the kernel frees `lock` at a crash."""
-    task = asyncio.create_task(_run_all(jobs, lock))
+async def running(jobs: Sequence[Job], lock: Path | None = None) -> AsyncIterator[None]:
+    """Run the jobs while the block lasts: in every process, or with `lock` whenever no other process does.
+
+    The kernel frees the lock at a crash.
+    """
+    task = asyncio.create_task(_run_all(jobs) if lock is None else _run_in_turn(jobs, lock))
     try:
         yield
     finally:
@@ -37,7 +40,7 @@ async def running(jobs: Sequence[Job], lock: Path) -> AsyncIterator[None]:
             await task
 
 
-async def _run_all(jobs: Sequence[Job], lock: Path) -> None:
+async def _run_in_turn(jobs: Sequence[Job], lock: Path) -> None:
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         while True:
@@ -46,15 +49,19 @@ async def _run_all(jobs: Sequence[Job], lock: Path) -> None:
                 break
             except BlockingIOError:
                 await asyncio.sleep(_LOCK_SECONDS)
-        try:
-            await asyncio.gather(*(_repeat(job) for job in jobs))
-        finally:
-            async with asyncio.timeout(_LAST_SECONDS):
-                for job in jobs:
-                    if job.at_stop:
-                        await _run(job)
+        await _run_all(jobs)
     finally:
         os.close(descriptor)
+
+
+async def _run_all(jobs: Sequence[Job]) -> None:
+    try:
+        await asyncio.gather(*(_repeat(job) for job in jobs))
+    finally:
+        async with asyncio.timeout(_LAST_SECONDS):
+            for job in jobs:
+                if job.at_stop:
+                    await _run(job)
 
 
 async def _repeat(job: Job) -> None:

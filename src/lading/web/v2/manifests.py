@@ -19,6 +19,8 @@ async def get_manifest(request: Request) -> Reply:
     headers = _headers(manifest)
     if request.has_already(manifest.digest):
         return Reply(304, {"Docker-Content-Digest": str(manifest.digest), "ETag": headers["ETag"]})
+    if request.method == "GET":
+        request.registry.pulls.count(manifest.id)
     return Reply(200, headers, manifest.payload)
 
 
