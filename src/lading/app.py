@@ -213,6 +213,7 @@ def _registry(settings: Settings, database: Database, store: DiskStore, watch: W
         max_blob_bytes=settings.blobs.max_bytes,
         inline_max_bytes=settings.blobs.inline_max_bytes,
         max_sessions=settings.uploads.max_sessions,
+        max_sessions_per_user=_max_sessions_per_user(settings),
     )
     keep = retention(settings)
     deletes_enabled = settings.deletes.enabled
@@ -231,6 +232,13 @@ def _registry(settings: Settings, database: Database, store: DiskStore, watch: W
         referrers=Referrers(database),
         repositories=Repositories(database),
     )
+
+
+def _max_sessions_per_user(settings: Settings) -> int | None:
+    """Return the cap; where nobody has a name there is none, since all would share one caller's part."""
+    if settings.auth.htpasswd is None:
+        return None
+    return settings.uploads.max_sessions_per_user or max(1, settings.uploads.max_sessions // 5)
 
 
 def _jobs(

@@ -145,6 +145,13 @@ class Uploads(Section):
     max_sessions: int = Field(
         default=10000, ge=1, description="Most upload sessions open at the same time; more are refused with 429."
     )
+    max_sessions_per_user: int | None = Field(
+        default=None,
+        ge=1,
+        description="Most upload sessions that one user may have open, so that none can take them all. "
+        "Without `auth.htpasswd` only `uploads.max_sessions` counts.",
+        json_schema_extra={"default": "a fifth of uploads.max_sessions"},
+    )
     max_bytes: int | None = Field(
         default=None,
         ge=1,

@@ -23,13 +23,20 @@ CHALLENGE = f'Bearer realm="https://{SERVICE}/token",service="{SERVICE}"'
 
 
 @dataclass(frozen=True, slots=True)
+class Bearer(Identity):
+    """The one user there is, with the token of this request: a client gets new ones as it goes on."""
+
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
 class TokenPolicy:
     """Allows what a token says and nothing else; the base wants a token, whichever."""
 
     tokens: Path
 
     async def authorize(self, authorization: str | None, action: Action, repository: str | None) -> Identity:
-        """Return the identity that carries the token's name."""
+        """Return the user, with the token."""
         scheme, _, token = (authorization or "").partition(" ")
         if scheme.lower() != "bearer":
             raise Unauthorized(_challenge(action, repository))
@@ -38,11 +45,12 @@ class TokenPolicy:
             raise Unauthorized(f'{_challenge(action, repository)},error="invalid_token"')
         if action != Action.PING and action not in known["rights"].get(repository or "*", ()):
             raise Unauthorized(f'{_challenge(action, repository)},error="insufficient_scope"')
-        return Identity(token)
+        return Bearer("user", token)
 
     def may(self, identity: Identity, action: Action, repository: str) -> bool:
         """Tell whether the token that authorized this request allows this, too."""
-        return action in self._read()[identity.name]["rights"].get(repository, ())
+        assert isinstance(identity, Bearer)
+        return action in self._read()[identity.token]["rights"].get(repository, ())
 
     def _read(self) -> dict[str, Any]:
         tokens: dict[str, Any] = json.loads(self.tokens.read_text())

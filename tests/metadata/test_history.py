@@ -64,7 +64,13 @@ class House:
             await self.database.write(stores.create, "disk", "store", "database", at_us=1)
         store = await self.database.read(stores.find)
         assert store is not None
-        limits = UploadLimits(ttl_seconds=60, max_blob_bytes=None, inline_max_bytes=INLINE_BYTES, max_sessions=1000)
+        limits = UploadLimits(
+            ttl_seconds=60,
+            max_blob_bytes=None,
+            inline_max_bytes=INLINE_BYTES,
+            max_sessions=1000,
+            max_sessions_per_user=None,
+        )
         self.uploads = Uploads(
             self.database, self.store, self.watch, store_id=store.id, limits=limits, retention=self.retention
         )
@@ -83,7 +89,7 @@ class House:
             yield [content]
 
         digest = Digest.of(content)
-        upload_id = await self.uploads.start(repository)
+        upload_id = await self.uploads.start(repository, actor=actor)
         await self.uploads.commit(repository, upload_id, digest, Part(pieces()), actor=actor)
         return digest
 
@@ -247,7 +253,7 @@ def test_a_change_that_is_undone_takes_its_rows_with_it(house: House, loop: asyn
 
 def test_the_feed_says_nothing_of_what_is_only_begun(house: House, loop: asyncio.Runner) -> None:
     """A session is no state of the registry: nobody can pull it."""
-    loop.run(house.uploads.start(APP))
+    loop.run(house.uploads.start(APP, actor="ann"))
 
     assert loop.run(house.feed()) == []
     assert loop.run(house.rows(schema.repositories, "name")) == []

@@ -198,12 +198,16 @@ VALUES: Mapping[str, tuple[Values, ...]] = {
     ),
     "tags._OPEN": ({"repo_id": 1, "name": "new", "manifest_id": 1, "from_us": 2, "actor": "ann"},),
     "tags._CLOSE": ({"at_repo": 1, "at_name": "v1", "at_us": 66}, {"at_repo": 1, "at_name": "absent", "at_us": 66}),
-    "uploads._START": ({"id": "u3", "repository": "team/app", "alg": SHA512, "started_us": 1, "expires_us": 2},),
+    "uploads._START": (
+        {"id": "u3", "repository": "team/app", "alg": SHA512, "actor": "ann", "started_us": 1, "expires_us": 2},
+    ),
     "uploads._FIND": (
-        {"upload_id": "u1", "of_repository": "team/app", "at_us": 5},
-        {"upload_id": "u2", "of_repository": "team/app", "at_us": 5},
-        {"upload_id": "u1", "of_repository": "team/app", "at_us": 5000},
-        {"upload_id": "u1", "of_repository": "other", "at_us": 5},
+        {"upload_id": "u1", "of_repository": "team/app", "for_actor": "ann", "at_us": 5},
+        {"upload_id": "u2", "of_repository": "team/app", "for_actor": "ann", "at_us": 5},
+        {"upload_id": "u1", "of_repository": "team/app", "for_actor": "bob", "at_us": 5},
+        {"upload_id": "u2", "of_repository": "team/app", "for_actor": "bob", "at_us": 5},
+        {"upload_id": "u1", "of_repository": "team/app", "for_actor": "ann", "at_us": 5000},
+        {"upload_id": "u1", "of_repository": "other", "for_actor": "ann", "at_us": 5},
     ),
     "uploads._ADVANCE": (
         {"upload_id": "u1", "new_offset": 7, "new_digest": B, "this_boot": "now"},
@@ -213,6 +217,7 @@ VALUES: Mapping[str, tuple[Values, ...]] = {
     "uploads._FINISH": ({"upload_id": "u1"}, {"upload_id": "absent"}),
     "uploads._EXPIRED": ({"at_us": 3000, "entries": 10}, {"at_us": 1, "entries": 10}),
     "uploads._COUNT": ({},),
+    "uploads._COUNT_OF": ({"of_actor": "ann"}, {"of_actor": "bob"}),
     "uploads._EXISTS": ({"upload_id": "u1"}, {"upload_id": "absent"}),
 }
 
@@ -301,8 +306,24 @@ def rows() -> Iterator[tuple[sa.Table, list[dict[str, Any]]]]:
     yield (
         schema.uploads,
         [
-            {**session, "id": "u1", "expires_us": 1000, "digest_offset": 3, "digest": A, "boot_id": "now"},
-            {**session, "id": "u2", "expires_us": 2000, "digest_offset": None, "digest": None, "boot_id": None},
+            {
+                **session,
+                "id": "u1",
+                "actor": "ann",
+                "expires_us": 1000,
+                "digest_offset": 3,
+                "digest": A,
+                "boot_id": "now",
+            },
+            {
+                **session,
+                "id": "u2",
+                "actor": "anonymous",
+                "expires_us": 2000,
+                "digest_offset": None,
+                "digest": None,
+                "boot_id": None,
+            },
         ],
     )
 

@@ -49,7 +49,7 @@ def test_nothing_needs_to_be_set() -> None:
         },
         "auth": {"htpasswd": None, "anonymous_pull": False, "open": False},
         "blobs": {"max_bytes": None, "inline_max_bytes": 16384},
-        "uploads": {"ttl_seconds": 604800, "max_sessions": 10000, "max_bytes": None},
+        "uploads": {"ttl_seconds": 604800, "max_sessions": 10000, "max_sessions_per_user": None, "max_bytes": None},
         "storage": {"min_free_bytes": None},
         "manifests": {"sparse_indexes": False},
         "deletes": {"enabled": True},

@@ -8,6 +8,9 @@ from lading.metadata.database import Prepared
 from lading.metadata.schema import uploads
 from lading.oci.digest import Algorithm, Digest
 
+NOBODY = "anonymous"
+"""Who opens a session without a login, and opened those of older schemas: whoever may push may use it."""
+
 
 @dataclass(frozen=True, slots=True)
 class UploadSession:
@@ -22,13 +25,14 @@ class UploadSession:
 
 _START = Prepared(
     sa.insert(uploads).values(
-        {name: sa.bindparam(name) for name in ("id", "repository", "alg", "started_us", "expires_us")}
+        {name: sa.bindparam(name) for name in ("id", "repository", "alg", "actor", "started_us", "expires_us")}
     )
 )
 _FIND = Prepared(
     sa.select(uploads.c.alg, uploads.c.digest_offset, uploads.c.digest, uploads.c.boot_id).where(
         uploads.c.id == sa.bindparam("upload_id"),
         uploads.c.repository == sa.bindparam("of_repository"),
+        (uploads.c.actor == sa.bindparam("for_actor")) | (uploads.c.actor == NOBODY),
         uploads.c.expires_us > sa.bindparam("at_us"),
     )
 )
@@ -47,14 +51,30 @@ _EXPIRED = Prepared(
     .limit(sa.bindparam("entries"))
 )
 _COUNT = Prepared(sa.select(sa.func.count()).select_from(uploads))
+_COUNT_OF = Prepared(sa.select(sa.func.count()).where(uploads.c.actor == sa.bindparam("of_actor")))
 _EXISTS = Prepared(sa.select(uploads.c.id).where(uploads.c.id == sa.bindparam("upload_id")))
 
 
-def start(
-    tx: sa.Connection, upload_id: str, repository: str, algorithm: Algorithm, *, at_us: int, expires_us: int
+def start(  # noqa: PLR0913 - one row
+    tx: sa.Connection,
+    upload_id: str,
+    repository: str,
+    algorithm: Algorithm,
+    *,
+    actor: str,
+    at_us: int,
+    expires_us: int,
 ) -> None:
-    """Open a session."""
-    _START.run(tx, id=upload_id, repository=repository, alg=int(algorithm), started_us=at_us, expires_us=expires_us)
+    """Open a session of `actor`."""
+    _START.run(
+        tx,
+        id=upload_id,
+        repository=repository,
+        alg=int(algorithm),
+        actor=actor,
+        started_us=at_us,
+        expires_us=expires_us,
+    )
 
 
 def count(tx: sa.Connection) -> int:
@@ -64,12 +84,21 @@ def count(tx: sa.Connection) -> int:
     return int(row[0])
 
 
-def find(tx: sa.Connection, upload_id: str, repository: str, *, boot_id: str, at_us: int) -> UploadSession | None:
-    """Return the session when it is open, not expired, and of this repository.
+def count_of(tx: sa.Connection, actor: str) -> int:
+    """Return how many sessions the caller has opened that have not ended; the cap bounds how long this takes."""
+    row = _COUNT_OF.one(tx, of_actor=actor)
+    assert row is not None
+    return int(row[0])
+
+
+def find(
+    tx: sa.Connection, upload_id: str, repository: str, *, actor: str, boot_id: str, at_us: int
+) -> UploadSession | None:
+    """Return the session when it is open, not expired, of this repository, and the caller's or nobody's.
 
     A digest of another boot is left out: after a power cut the row can outlive the bytes that it speaks of.
     """
-    row = _FIND.one(tx, upload_id=upload_id, of_repository=repository, at_us=at_us)
+    row = _FIND.one(tx, upload_id=upload_id, of_repository=repository, for_actor=actor, at_us=at_us)
     if row is None:
         return None
     alg, digest_offset, digest, row_boot = row

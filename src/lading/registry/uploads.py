@@ -59,6 +59,7 @@ class UploadLimits:
     max_blob_bytes: int | None
     inline_max_bytes: int
     max_sessions: int
+    max_sessions_per_user: int | None
 
 
 class Uploads:
@@ -83,12 +84,12 @@ class Uploads:
         self._running = _RunningDigests()
         self._boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
-    async def start(self, repository: str, algorithm: Algorithm = Algorithm.SHA256) -> str:
-        """Open a session; return its id.
+    async def start(self, repository: str, algorithm: Algorithm = Algorithm.SHA256, *, actor: str) -> str:
+        """Open a session that is the caller's alone; return its id.
 
         Raises:
             StorageFull: the disk's last room is for deletes.
-            TooManyUploads: so many are open already.
+            TooManyUploads: so many are open already, of this caller or of all.
 
         """
         self._store.space.refuse_if_scarce()
@@ -97,37 +98,38 @@ class Uploads:
         expires_us = at_us + self._limits.ttl_seconds * SECOND_US
         await self._database.write(
             _start,
-            self._limits.max_sessions,
+            self._limits,
             upload_id,
             repository,
             algorithm,
+            actor=actor,
             at_us=at_us,
             expires_us=expires_us,
         )
         return upload_id
 
-    async def offset(self, repository: str, upload_id: str) -> int:
+    async def offset(self, repository: str, upload_id: str, *, actor: str) -> int:
         """Return how many bytes the session has.
 
         Raises:
-            UploadUnknown: no such session in this repository.
+            UploadUnknown: the caller has no such session in this repository.
 
         """
-        await self._find(repository, upload_id)
+        await self._find(repository, upload_id, actor)
         return self._store.staged_bytes(upload_id)
 
-    async def append(self, repository: str, upload_id: str, part: Part) -> int:
+    async def append(self, repository: str, upload_id: str, part: Part, *, actor: str) -> int:
         """Add a part at the session's end; return the new offset.
 
         Raises:
-            UploadUnknown: no such session in this repository.
+            UploadUnknown: the caller has no such session in this repository.
             ChunkOutOfOrder: the part begins elsewhere, or another request is writing; the session is as it was.
             SizeInvalid, BodyTooLarge: the part is not what it says or too much; the session is as it was.
             StorageFull, TooManyUploads: there is no room for it; the session is as it was.
             ClientGone: what had come is kept.
 
         """
-        session, staging = await self._lock(repository, upload_id, part)
+        session, staging = await self._lock(repository, upload_id, part, actor)
         with staging:
             running = await self._running.take(session, staging, session.algorithm)
             try:
@@ -154,7 +156,7 @@ class Uploads:
             DigestMismatch: the content is another; the session is dropped.
 
         """
-        session, staging = await self._lock(repository, upload_id, part)
+        session, staging = await self._lock(repository, upload_id, part, actor)
         with staging:
             running = await self._running.take(session, staging, digest.algorithm)
             try:
@@ -175,24 +177,24 @@ class Uploads:
             SizeInvalid, BodyTooLarge, ClientGone, DigestMismatch: as `commit`.
 
         """
-        upload_id = await self.start(repository, digest.algorithm)
+        upload_id = await self.start(repository, digest.algorithm, actor=actor)
         try:
             await self.commit(repository, upload_id, digest, part, actor=actor)
         except BaseException:
             await self.drop(upload_id)
             raise
 
-    async def cancel(self, repository: str, upload_id: str) -> None:
+    async def cancel(self, repository: str, upload_id: str, *, actor: str) -> None:
         """End the session and drop its bytes.
 
         Raises:
-            UploadUnknown: no such session in this repository.
+            UploadUnknown: the caller has no such session in this repository.
             Busy: a request is writing it.
 
         """
-        await self._find(repository, upload_id)
+        await self._find(repository, upload_id, actor)
         if not await self.drop(upload_id):
-            await self._find(repository, upload_id)
+            await self._find(repository, upload_id, actor)
             raise Busy("a request is writing this session; try again when it has ended")
 
     async def drop(self, upload_id: str) -> bool:
@@ -216,23 +218,25 @@ class Uploads:
             if object_key != kept:
                 await self._store.remove(object_key)
 
-    async def _find(self, repository: str, upload_id: str) -> UploadSession:
-        session = await self._database.read(uploads.find, upload_id, repository, boot_id=self._boot_id, at_us=now_us())
+    async def _find(self, repository: str, upload_id: str, actor: str) -> UploadSession:
+        session = await self._database.read(
+            uploads.find, upload_id, repository, actor=actor, boot_id=self._boot_id, at_us=now_us()
+        )
         if session is None:
             raise UploadUnknown
         return session
 
-    async def _lock(self, repository: str, upload_id: str, part: Part) -> tuple[UploadSession, StagingFile]:
+    async def _lock(self, repository: str, upload_id: str, part: Part, actor: str) -> tuple[UploadSession, StagingFile]:
         """Become the session's only writer, at the place where the part begins."""
-        await self._find(repository, upload_id)
+        await self._find(repository, upload_id, actor)
         staging = self._store.stage(upload_id)
         if staging is None:
-            await self._find(repository, upload_id)
+            await self._find(repository, upload_id, actor)
             raise _out_of_order(
                 repository, upload_id, self._store.staged_bytes(upload_id), "another request is writing this session"
             )
         try:
-            session = await self._find(repository, upload_id)
+            session = await self._find(repository, upload_id, actor)
             _check_place(repository, upload_id, part, staging.offset)
             session = await self._without_stale_digest(session, staging)
         except UploadUnknown:  # it ended between the two looks; the file is what our own opening made
@@ -370,20 +374,26 @@ class Uploads:
 
 def _start(  # noqa: PLR0913 - one transaction
     tx: sa.Connection,
-    most_sessions: int,
+    limits: UploadLimits,
     upload_id: str,
     repository: str,
     algorithm: Algorithm,
     *,
+    actor: str,
     at_us: int,
     expires_us: int,
 ) -> None:
-    if uploads.count(tx) >= most_sessions:
+    most, most_of_one = limits.max_sessions, limits.max_sessions_per_user
+    if most_of_one is not None and uploads.count_of(tx, actor) >= most_of_one:
         raise TooManyUploads(
-            f"{most_sessions} uploads are unfinished (setting uploads.max_sessions); finish or cancel some, "
-            "or try again later"
+            f"{most_of_one} uploads of yours are unfinished (setting uploads.max_sessions_per_user); finish or cancel "
+            "some, or try again later"
         )
-    uploads.start(tx, upload_id, repository, algorithm, at_us=at_us, expires_us=expires_us)
+    if uploads.count(tx) >= most:
+        raise TooManyUploads(
+            f"{most} uploads are unfinished (setting uploads.max_sessions); finish or cancel some, or try again later"
+        )
+    uploads.start(tx, upload_id, repository, algorithm, actor=actor, at_us=at_us, expires_us=expires_us)
 
 
 def _commit(  # noqa: PLR0913 - one transaction

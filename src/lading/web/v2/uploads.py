@@ -25,13 +25,15 @@ async def start_upload(request: Request) -> Reply:
 
 async def get_upload(request: Request) -> Reply:
     """Spec: end-13."""
-    offset = await request.registry.uploads.offset(request.repository, request.target)
+    offset = await request.registry.uploads.offset(request.repository, request.target, actor=request.actor)
     return Reply(204, session_headers(request.repository, request.target, offset))
 
 
 async def append_upload(request: Request) -> Reply:
     """Spec: end-5."""
-    offset = await request.registry.uploads.append(request.repository, request.target, _part(request))
+    offset = await request.registry.uploads.append(
+        request.repository, request.target, _part(request), actor=request.actor
+    )
     return Reply(202, session_headers(request.repository, request.target, offset))
 
 
@@ -39,7 +41,7 @@ async def commit_upload(request: Request) -> Reply:
     """Spec: end-6."""
     digest = request.query.digest()
     if digest is None:
-        await request.registry.uploads.offset(request.repository, request.target)
+        await request.registry.uploads.offset(request.repository, request.target, actor=request.actor)
         raise DigestInvalid("the closing PUT must give the blob's digest: ?digest=sha256:...")
     await request.registry.uploads.commit(
         request.repository, request.target, digest, _part(request), actor=request.actor
@@ -49,7 +51,7 @@ async def commit_upload(request: Request) -> Reply:
 
 async def cancel_upload(request: Request) -> Reply:
     """Spec: end-14."""
-    await request.registry.uploads.cancel(request.repository, request.target)
+    await request.registry.uploads.cancel(request.repository, request.target, actor=request.actor)
     return Reply(204)
 
 
@@ -69,7 +71,7 @@ async def _mount(request: Request) -> Reply | None:
 
 
 async def _session(request: Request, algorithm: Algorithm) -> Reply:
-    upload_id = await request.registry.uploads.start(request.repository, algorithm)
+    upload_id = await request.registry.uploads.start(request.repository, algorithm, actor=request.actor)
     return Reply(202, session_headers(request.repository, upload_id, 0))
 
 
