@@ -88,9 +88,9 @@ def test_the_server_collects_by_itself(operated: OperatedRegistry) -> None:
 
     assert until(lambda: files(operated) == 0)
     assert until(lambda: app.request("GET", "tags/list").status == 404)
-    page = operated.wire.request("GET", "/metrics").expect(200).body.decode()
-    assert f'lading_collected_total{{what="object"}} {len(image.layers) + 1}' in page
-    assert operated.events("collected")
+    count = f'lading_collected_total{{what="object"}} {len(image.layers) + 1}'
+    assert until(lambda: count in operated.wire.request("GET", "/metrics").expect(200).body.decode())
+    assert until(lambda: operated.events("collected") != [])
 
 
 @pytest.mark.usefixtures("app")

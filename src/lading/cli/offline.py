@@ -12,8 +12,6 @@ from lading.oci.errors import CommandRefused, VerifyRefused
 
 if TYPE_CHECKING:
     from lading.metadata.verify import ReadOnlyDatabase
-
-if TYPE_CHECKING:
     from lading.settings import Settings
 
 DataOption = Annotated[

@@ -133,14 +133,14 @@ _MANIFEST = Prepared(
     .where(_of_manifest)
 )
 _BLOBS_OF_MANIFEST = Prepared(
-    sa.select(manifest_blobs.c.blob_id)
-    .where(manifest_blobs.c.manifest_id == sa.bindparam("at_id"), manifest_blobs.c.blob_id.is_not(None))
-    .distinct()
+    sa.select(manifest_blobs.c.blob_id).where(
+        manifest_blobs.c.manifest_id == sa.bindparam("at_id"), manifest_blobs.c.blob_id.is_not(None)
+    )
 )
 _CHILDREN_OF_MANIFEST = Prepared(
-    sa.select(manifest_children.c.child_id)
-    .where(manifest_children.c.parent_id == sa.bindparam("at_id"), manifest_children.c.child_id.is_not(None))
-    .distinct()
+    sa.select(manifest_children.c.child_id).where(
+        manifest_children.c.parent_id == sa.bindparam("at_id"), manifest_children.c.child_id.is_not(None)
+    )
 )
 _DELETE_MANIFEST = Prepared(sa.delete(manifests_table).where(_of_manifest))
 _FORGET_MANIFEST = Prepared(
@@ -394,7 +394,7 @@ _UNQUEUED_BLOBS = Prepared(
                 repo_blobs.c.blob_id == blobs.c.id,
                 repo_blobs.c.keep_until_us <= sa.bindparam("at_us"),
                 ~sa.exists().where(
-                    manifest_blobs.c.blob_id == blobs.c.id, manifest_blobs.c.repo_id == repo_blobs.c.repo_id
+                    manifest_blobs.c.blob_id == repo_blobs.c.blob_id, manifest_blobs.c.repo_id == repo_blobs.c.repo_id
                 ),
             ),
             ~sa.exists().where(gc_blob_queue.c.blob_id == blobs.c.id),

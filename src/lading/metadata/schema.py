@@ -239,6 +239,7 @@ doomed_objects = sa.Table(
     sa.Column("reason", sa.Text, nullable=False),
 )
 sa.Index("ix_doomed_objects_not_before_us", doomed_objects.c.not_before_us)
+sa.Index("ix_doomed_objects_object_key", doomed_objects.c.object_key)
 
 gc_blob_queue = sa.Table(
     "gc_blob_queue",

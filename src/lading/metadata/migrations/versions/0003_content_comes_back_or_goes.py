@@ -22,6 +22,7 @@ def upgrade() -> None:
     op.create_index("ix_tag_history_manifest_id", "tag_history", ["manifest_id"])
     op.create_index("ix_tag_history_to_us", "tag_history", ["to_us"], sqlite_where=sa.text("to_us IS NOT NULL"))
     op.create_index("ix_doomed_objects_not_before_us", "doomed_objects", ["not_before_us"])
+    op.create_index("ix_doomed_objects_object_key", "doomed_objects", ["object_key"])
     op.create_index("ix_gc_blob_queue_review_after_us", "gc_blob_queue", ["review_after_us"])
     op.create_index("ix_gc_manifest_queue_review_after_us", "gc_manifest_queue", ["review_after_us"])
     op.create_table(
