@@ -5,7 +5,7 @@
     |   |-- SettingsInvalid  PortUnavailable  DataDirectoryInUse  DataDirectoryUnusable  DiskFull
     |   |-- DatabaseUnusable  SchemaTooNew  StoreMismatch  CertificateUnusable  UsersUnusable  Exposed
     |   |-- CommandRefused                 no server: a command cannot do what it was asked
-    |   `-- VerifyRefused  ScrubStopped                  no server: there is nothing that `lading verify` could look at
+    |   `-- VerifyRefused  ScrubStopped    no server: nothing that it could look at, or it could not go on
     |-- ClientGone                       the client left in the middle of its request: no reply is possible
     `-- RegistryError                    answered over HTTP with `status` and the OCI envelope
         |-- BlobUnknown  UploadUnknown  ManifestUnknown  NameUnknown  RouteUnknown          404
