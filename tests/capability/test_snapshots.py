@@ -13,11 +13,35 @@ from typing import Any
 import pytest
 from pysqlite3 import dbapi2
 
+from lading.metadata.schema import REVISION
 from tests.capability.content import LARGE_BYTES, Image, digest_of, new_image, random_content
 from tests.capability.operated import OperatedRegistry
 from tests.capability.repository import Repository, new_name
 from tests.capability.server import LADING, until
 from tests.faults.conftest import FULL, SEED
+
+BACK_TO_THE_FIRST_SCHEMA = """
+    DROP TABLE passes;
+    DROP TABLE manifest_pulls;
+    DROP INDEX ix_uploads_actor;
+    DROP INDEX ix_tag_history_repo_id_name;
+    DROP INDEX ix_tag_history_manifest_id;
+    DROP INDEX ix_tag_history_to_us;
+    DROP INDEX ix_doomed_objects_not_before_us;
+    DROP INDEX ix_doomed_objects_object_key;
+    DROP INDEX ix_gc_blob_queue_review_after_us;
+    DROP INDEX ix_gc_manifest_queue_review_after_us;
+    DROP INDEX ix_manifest_blobs_blob_id_repo_id;
+    CREATE INDEX ix_manifest_blobs_blob_id ON manifest_blobs (blob_id);
+    ALTER TABLE manifest_blobs DROP COLUMN repo_id;
+    ALTER TABLE feed DROP COLUMN renamed_from;
+    ALTER TABLE uploads DROP COLUMN actor;
+    ALTER TABLE repositories DROP COLUMN deleted_us;
+    ALTER TABLE stores DROP COLUMN epoch;
+    ALTER TABLE stores DROP COLUMN held_us;
+    ALTER TABLE stores DROP COLUMN held_reason;
+    UPDATE alembic_version SET version_num = '0001';
+"""
 
 
 def snapshots(registry: OperatedRegistry) -> list[Path]:
@@ -190,11 +214,9 @@ def test_a_snapshot_of_the_first_schema_is_restored(operated: OperatedRegistry) 
     repository, _, _ = registry_with_history(operated)
     (snapshot,) = snapshots(operated)
     with closing(dbapi2.connect(snapshot, isolation_level=None)) as connection:
-        for column in ("epoch", "held_us", "held_reason"):
-            connection.execute(f"ALTER TABLE stores DROP COLUMN {column}")
-        connection.execute("UPDATE alembic_version SET version_num = '0001'")
+        connection.executescript(BACK_TO_THE_FIRST_SCHEMA)
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    older = snapshot.with_name(snapshot.name.replace("-0002", "-0001-before-upgrade"))
+    older = snapshot.with_name(snapshot.name.replace(f"-{REVISION}", "-0001-before-upgrade"))
     snapshot.rename(older)
 
     operated.do("restore-snapshot", older.name, "--yes")
@@ -289,8 +311,11 @@ def _calls_of_a_restore(operated: OperatedRegistry, trace: Path) -> list[str]:
 
 
 def _kills(calls: Sequence[str], seed: str) -> Sequence[int]:
-    """Return before which calls to kill: around the one that decides, as runs differ by a call, and another; or all."""
+    """Return before which calls to kill: the ends, around the one that decides, as runs differ by a call, and another.
+
+    In the long form, all.
+    """
     if FULL:
         return range(1, len(calls) + 1)
     (decides,) = [number for number, call in enumerate(calls, 1) if re.search(r"rename.*\.incoming\.partial", call)]
-    return [decides - 2, decides, decides + 2, random.Random(seed).randint(1, len(calls))]
+    return [1, decides - 2, decides, decides + 2, random.Random(seed).randint(1, len(calls)), len(calls)]

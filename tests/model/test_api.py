@@ -21,7 +21,7 @@ from tests.model.workers import Workers
 FULL = os.environ.get("LADING_FULL", "") not in {"", "0"}
 STEPS_OF_AN_EXAMPLE = 50
 STEPS = 100_000 if FULL else 2_000
-STEPS_TO_FIND_A_PLANT = 5_000
+STEPS_TO_FIND_A_PLANT = 20_000
 
 pytestmark = pytest.mark.slow
 
