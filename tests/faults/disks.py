@@ -18,10 +18,13 @@ class Disk:
 
     place: Path
 
-    def fill(self) -> None:
-        """Take every block that is left, those that are kept for root as well."""
+    def fill(self, most_bytes: int | None = None) -> None:
+        """Take every block that is left, those that are kept for root as well, or some."""
         descriptor = os.open(self.place / FILLER, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
+            if most_bytes is not None:
+                os.posix_fallocate(descriptor, 0, most_bytes)
+                return
             for piece in _PIECES:
                 with contextlib.suppress(OSError):
                     while True:
@@ -45,6 +48,7 @@ class Disk:
             for path in folder.iterdir():
                 path.unlink()
             folder.rmdir()
+        _run("sync", "--file-system", str(self.place))  # some count it only then
 
     @property
     def free_bytes(self) -> int:
@@ -74,6 +78,32 @@ def xfs(place: Path) -> Iterator[Disk]:
     _run("mkfs.xfs", "-q", str(image))
     with _mounted(place, "-o", "loop", str(image)):
         yield Disk(place)
+    image.unlink()
+
+
+@contextlib.contextmanager
+def btrfs(place: Path, *, quota_mib: int = 64) -> Iterator[Disk]:
+    """Mount a new Btrfs in a file beside `place`, larger than the quota that all below `place` is held to.
+
+    The index of the database's log lies outside: it is shared memory, and where a file system writes each page to a new
+    place, a quota that has run out kills whoever touches it. Others give it its blocks when it is made.
+    """
+    image = place.with_suffix(".img")
+    with image.open("wb") as file:
+        file.truncate(8 * quota_mib * MIB)
+    _run("mkfs.btrfs", "-q", str(image))
+    with _mounted(place, "-o", "loop", str(image)):
+        _run("btrfs", "quota", "enable", str(place))
+        _run("btrfs", "quota", "rescan", "-w", str(place))
+        _run("btrfs", "qgroup", "limit", f"{quota_mib}M", str(place))
+        index, outside = place / "lading.db-shm", place.with_suffix(".shm")
+        for path in (index, outside):
+            path.touch()
+        _run("mount", "--bind", str(outside), str(index))
+        try:
+            yield Disk(place)
+        finally:
+            _run("umount", "--lazy", str(index))
     image.unlink()
 
 

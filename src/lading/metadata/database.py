@@ -172,6 +172,10 @@ class Room(Protocol):
         """Tell whether what is left is for deletes."""
         ...
 
+    def is_exhausted(self) -> bool:
+        """Tell whether the kernel refuses even a little."""
+        ...
+
     def give_up_ballast(self) -> bool:
         """Free what is kept for a full disk; False when there is nothing."""
         ...
@@ -287,10 +291,9 @@ class _Writer(threading.Thread):
     def _commit(self, group: list[_Job]) -> None:
         try:
             with self._lock, here.timed(metrics.COMMIT):
-                connection = self._connected()
-                commit_group(connection, group)
-                if short := [job for job in group if isinstance(job.error, StorageFull)]:
-                    self._commit_with_room(connection, short)
+                commit_group(self._connected(), group)
+                if short := self._short_of_room(group):
+                    self._commit_with_room(short)
         except Exception:
             log.exception("a group could not be committed")
             for job in group:
@@ -301,14 +304,24 @@ class _Writer(threading.Thread):
         here.set(metrics.WAITING, self.jobs.qsize())
         _answer(group)
 
-    def _commit_with_room(self, connection: sa.Connection, group: list[_Job]) -> None:
+    def _commit_with_room(self, group: list[_Job]) -> None:
         """Try again with the log's room; then once more, for what frees space alone, with the ballast's."""
-        _checkpoint(connection)
-        commit_group(connection, group)
-        short = [job for job in group if job.frees_space and isinstance(job.error, StorageFull)]
+        _checkpoint(self._connected())
+        commit_group(self._connected(), group)
+        short = [job for job in self._short_of_room(group) if job.frees_space]
         if short and self.room and self.room.give_up_ballast():
-            _checkpoint(connection)
-            commit_group(connection, short)
+            _checkpoint(self._connected())
+            commit_group(self._connected(), short)
+            self._short_of_room(short)
+
+    def _short_of_room(self, group: Sequence[_Job]) -> list[_Job]:
+        """Return the jobs that found no room. SQLite calls a quota that ran out an I/O error: the disk is asked."""
+        failed = [job for job in group if isinstance(job.error, Internal)]
+        if failed and self.room and self.room.is_exhausted():
+            self._drop_connection()
+            for job in failed:
+                job.error = StorageFull()
+        return [job for job in group if isinstance(job.error, StorageFull)]
 
     def _connected(self) -> sa.Connection:
         if self._connection is None:

@@ -3,13 +3,15 @@
     DATA/ballast/0 ... 7      files that hold space and inodes, and no content
 
 The floor stops uploads while the database still has room for deletes. Other programs do not keep to it: when they fill
-the disk, the ballast is given up, and since it is smaller than the floor, no upload can take what it frees.
+the disk, the ballast is given up, and since it is smaller than the floor, no upload can take what it frees. A quota
+shows only when the kernel refuses something: then pushes wait until it would let the ballast be made again.
 """
 
 import contextlib
 import errno
 import fcntl
 import os
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,12 +49,16 @@ class Space:
         """Refuse to store `more_bytes`: two microseconds, so each piece of an upload is asked about.
 
         Raises:
-            StorageFull: less than the floor would be left, or too few inodes.
+            StorageFull: less than the floor would be left, or too few inodes, or a quota has run out.
 
         """
         status = os.statvfs(self._data)
         free_bytes, floor_bytes = _free_bytes(status), self._floor(status)
-        if free_bytes - more_bytes < floor_bytes or _lacks_inodes(status, _FLOOR_INODES):
+        if (
+            free_bytes - more_bytes < floor_bytes
+            or _lacks_inodes(status, _FLOOR_INODES)
+            or (not self._holds_ballast() and self._is_short_of_quota(free_bytes, floor_bytes))
+        ):
             self._tell_operator(more_bytes, free_bytes, floor_bytes, status.f_favail)
             raise StorageFull
 
@@ -80,9 +86,30 @@ class Space:
         return _free_bytes(status) - more_bytes >= self._floor(status)
 
     def is_exhausted(self) -> bool:
-        """Tell whether not even a start is sure to find the little room that it needs."""
+        """Tell whether not even a start is sure to find the little room that it needs, or a quota lets it have it."""
         status = os.statvfs(self._data)
-        return _free_bytes(status) < _SPARE_BYTES or _lacks_inodes(status, _BALLAST_FILES)
+        if _free_bytes(status) < _SPARE_BYTES or _lacks_inodes(status, _BALLAST_FILES):
+            return True
+        return self._is_refused(_SPARE_BYTES)
+
+    def _holds_ballast(self) -> bool:
+        with contextlib.suppress(FileNotFoundError):
+            return (self._ballast / str(_BALLAST_FILES - 1)).stat().st_size > 0
+        return False
+
+    def _is_short_of_quota(self, free_bytes: int, floor_bytes: int) -> bool:
+        """Tell whether the ballast is refused although there seems to be room: it was a quota that took it."""
+        ballast_bytes = max(1, floor_bytes // _BALLAST_SHARE)
+        return free_bytes - ballast_bytes >= floor_bytes and self._is_refused(ballast_bytes)
+
+    def _is_refused(self, more_bytes: int) -> bool:
+        try:
+            with tempfile.TemporaryFile(dir=self._data) as file:
+                os.posix_fallocate(file.fileno(), 0, more_bytes)
+                os.fsync(file.fileno())  # some network file systems hear of a quota only now
+        except OSError as error:
+            return error.errno in FULL
+        return False
 
     def give_up_ballast(self) -> bool:
         """Free the ballast's space, at once; False when there was none. Any process may, at any time."""

@@ -37,8 +37,15 @@ class Claim:
         self.write(f"{os.getpid()} stops within {seconds:.0f} s")
 
     def write(self, text: str) -> None:
-        """Say who holds the lock, in one write of always the same length: others read it meanwhile."""
-        os.pwrite(self.lock, f"{text:<{LOCK_TEXT_BYTES - 1}}\n".encode(), 0)
+        """Say who holds the lock, in one write of always the same length: others read it meanwhile.
+
+        Where a file system writes anew what changes, a full disk may refuse it; the lock is held all the same.
+        """
+        try:
+            os.pwrite(self.lock, f"{text:<{LOCK_TEXT_BYTES - 1}}\n".encode(), 0)
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
 
 
 @dataclass(frozen=True, slots=True)
