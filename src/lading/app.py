@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import dataclasses
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -25,8 +26,9 @@ from lading.metadata.garbage import Retention
 from lading.metadata.stores import Store
 from lading.metadata.times import SECOND_US
 from lading.metadata.upgrade import upgrade
-from lading.oci.errors import DatabaseUnusable, DataDirectoryUnusable, DiskFull, StoreMismatch
+from lading.oci.errors import CommandRefused, DatabaseUnusable, DataDirectoryUnusable, DiskFull, StoreMismatch
 from lading.registry.blobs import Blobs
+from lading.registry.history import History
 from lading.registry.manifests import Manifests
 from lading.registry.pulls import Pulls
 from lading.registry.referrers import Referrers
@@ -187,6 +189,46 @@ def retention(settings: Settings) -> Retention:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class OpenRegistry:
+    """The use cases for a command. Ask `confirm_writable` before each change: it raises while none may be made."""
+
+    registry: Registry
+    confirm_writable: Callable[[], None]
+
+
+@contextlib.asynccontextmanager
+async def open_registry(settings: Settings) -> AsyncIterator[OpenRegistry]:
+    """Open the registry for a command of its operator, beside a running server or without one.
+
+    What is switched off for clients (setting `deletes.enabled`) is not for the operator.
+
+    Raises:
+        CommandRefused: the next start of the server has something to do first.
+
+    """
+    data = settings.data
+    if restore.is_unfinished(data / FILE):
+        raise CommandRefused("a restore of the database was cut short", "start the server, which finishes it")
+    adoption.refuse_other_schema(data)
+    operated = settings.model_copy(update={"deletes": settings.deletes.model_copy(update={"enabled": True})})
+    async with contextlib.AsyncExitStack() as stack:
+        store = DiskStore(data, _space(settings), max_staged_bytes=settings.uploads.max_bytes)
+        stack.callback(store.close)
+        try:
+            database = Database(data / FILE, store.space)
+        except (OSError, sa.exc.DBAPIError) as error:
+            raise CommandRefused(
+                f"the database {data / FILE} cannot be opened: {error}", "run it as the user whom the server runs as"
+            ) from error
+        stack.callback(database.close)
+        known = await database.read(stores.find)
+        if known is None:
+            raise CommandRefused(f"the database {data / FILE} has no store yet", "start the server once")
+        watch = Watch(data, identity.marker_of(known, 0), data / FILE)
+        yield OpenRegistry(_registry(operated, database, store, watch, known.id), watch.confirm_writable)
+
+
 def _looks(database: Database, store: DiskStore) -> Looks:
     return {
         OPEN_UPLOADS: lambda: database.scan(uploads.count),
@@ -226,11 +268,13 @@ def _registry(settings: Settings, database: Database, store: DiskStore, watch: W
             retention=keep,
             sparse=settings.manifests.sparse_indexes,
             deletes_enabled=deletes_enabled,
+            may_delete_children=settings.deletes.index_children,
         ),
         tags=Tags(database, retention=keep, deletes_enabled=deletes_enabled),
         pulls=Pulls(database, store.space),
         referrers=Referrers(database),
-        repositories=Repositories(database),
+        repositories=Repositories(database, retention=keep),
+        history=History(database, store, retention=keep),
     )
 
 

@@ -20,7 +20,7 @@ CELL_BYTES = 8
 _FLOCK = "hhqqi"  # struct flock: type, whence, start, length, pid
 MIN_ROWS = 32
 OTHER = "other"
-ROUTES = ("ping", "blob", "uploads", "upload", "manifest", "tags", "referrers", "catalog", OTHER)
+ROUTES = ("ping", "blob", "uploads", "upload", "manifest", "tags", "referrers", "tag-history", "catalog", OTHER)
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", OTHER)
 STATUSES = (
     *(200, 201, 202, 204, 206, 304),

@@ -184,6 +184,9 @@ class Deletes(Section):
     """Deleting over the API."""
 
     enabled: bool = Field(default=True, description="Whether clients may delete tags, manifests and blobs.")
+    index_children: bool = Field(
+        default=True, description="Whether clients may delete a manifest that an index of its repository lists."
+    )
 
 
 class Collection(Section):

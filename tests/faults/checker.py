@@ -136,7 +136,7 @@ class _Snapshot:
 
     def feed_problems(self) -> Iterator[str]:
         """Look for gaps in the numbers, and for tables that hold something else than the feed replayed (I6)."""
-        events = self._rows("SELECT seq, kind, repository, tag, alg, digest FROM feed ORDER BY seq")
+        events = self._rows("SELECT seq, kind, repository, tag, alg, digest, renamed_from FROM feed ORDER BY seq")
         numbers = [event[0] for event in events]
         if numbers != list(range(1, len(numbers) + 1)):
             yield f"feed: {len(numbers)} rows, numbered {numbers[:1]} to {numbers[-1:]}"
@@ -182,10 +182,15 @@ class _Snapshot:
             yield f"tag {row}: names a manifest that is deleted or not its repository's"
         trimmed = bool(self._rows("SELECT 1 FROM passes WHERE name = 'trim history'"))
         told: dict[tuple[str, str], list[str]] = defaultdict(list)
-        for name, tag, alg, digest in self._rows(
-            "SELECT repository, tag, alg, digest FROM feed WHERE kind = 'tag.set' ORDER BY seq"
+        for kind, name, tag, alg, digest, renamed_from in self._rows(
+            "SELECT kind, repository, tag, alg, digest, renamed_from FROM feed"
+            " WHERE kind IN ('tag.set', 'repository.renamed') ORDER BY seq"
         ):
-            told[name, tag].append(_text(alg, digest))
+            if kind == "tag.set":
+                told[name, tag].append(_text(alg, digest))
+            else:
+                for key in [key for key in told if key[0] == renamed_from]:
+                    told[name, key[1]] = told.pop(key)
         for key, rows in self._history().items():
             moves = told.pop(key, [])
             if moves[-len(rows) if trimmed else 0 :] != [digest for digest, _, _ in rows]:
@@ -307,9 +312,13 @@ def expire_sessions(data: Path) -> None:
 
 def _replay(events: Sequence[Row]) -> dict[str, RepositoryState]:
     states: dict[str, RepositoryState] = defaultdict(RepositoryState)
-    for _, kind, repository, tag, alg, digest in events:
+    for _, kind, repository, tag, alg, digest, renamed_from in events:
         if not repository:  # of no repository any more, such as a blob that nothing refers to
             continue
+        if kind == "repository.renamed":
+            states[repository] = states.pop(renamed_from)
+        elif kind == "repository.deleted":
+            states[repository] = RepositoryState()
         state = states[repository]
         match kind:
             case "blob.linked":
@@ -318,7 +327,7 @@ def _replay(events: Sequence[Row]) -> dict[str, RepositoryState]:
                 state.blobs.discard(_text(alg, digest))
             case "repository.collected":
                 del states[repository]
-            case "manifest.put":
+            case "manifest.put" | "manifest.restored":
                 state.manifests.add(_text(alg, digest))
             case "manifest.deleted":
                 state.manifests.discard(_text(alg, digest))

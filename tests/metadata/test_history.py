@@ -51,7 +51,9 @@ class House:
         self.store.prepare()
         self.data = data
         self.database = Database(data / "lading.db")
-        self.manifests = Manifests(self.database, self.store, retention=retention, sparse=False, deletes_enabled=True)
+        self.manifests = Manifests(
+            self.database, self.store, retention=retention, sparse=False, deletes_enabled=True, may_delete_children=True
+        )
         self.tags = Tags(self.database, retention=retention, deletes_enabled=True)
         marker = Marker("store", "database")
         identity.write(data, marker)

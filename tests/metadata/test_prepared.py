@@ -147,6 +147,7 @@ VALUES: Mapping[str, tuple[Values, ...]] = {
     "manifests._REVIVE": ({"at_id": 3, "pushed_type": "c/d"},),
     "manifests._PAYLOAD": ({"at_id": 1}, {"at_id": 99}),
     "manifests._MEND": ({"at_id": 1, "pushed": b"{}", "pushed_bytes": 2},),
+    "manifests._UNHIDE": ({"at_id": 3},),
     "manifests._HIDE": ({"at_id": 1, "at_us": 44},),
     "manifests._ADD_BLOB": ({"manifest_id": 1, "position": 7, "blob_id": 2, "repo_id": 1},),
     "manifests._AWAIT_BLOB": (

@@ -52,7 +52,7 @@ def test_nothing_needs_to_be_set() -> None:
         "uploads": {"ttl_seconds": 604800, "max_sessions": 10000, "max_sessions_per_user": None, "max_bytes": None},
         "storage": {"min_free_bytes": None},
         "manifests": {"sparse_indexes": False},
-        "deletes": {"enabled": True},
+        "deletes": {"enabled": True, "index_children": True},
         "collection": {
             "lease_seconds": 86400,
             "undo_seconds": 1209600,
@@ -137,6 +137,7 @@ def test_every_setting_has_a_variable_that_sets_it() -> None:
     switches = {
         "manifests.sparse_indexes",
         "deletes.enabled",
+        "deletes.index_children",
         "auth.anonymous_pull",
         "auth.open",
         "collection.delete_untagged",

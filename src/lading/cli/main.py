@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lading.cli import collection, config, events, htpasswd, scrub, serve, snapshots, store, verify
+from lading.cli import collection, config, events, htpasswd, repositories, scrub, serve, snapshots, store, tags, verify
 from lading.oci.errors import LadingError, StartRefused
 
 INTERRUPTED = 130
@@ -26,6 +26,8 @@ app.command()(events.events)
 app.command()(htpasswd.htpasswd)
 app.command("garbage-collect")(collection.garbage_collect)
 app.command("restore-snapshot")(snapshots.restore_snapshot)
+app.add_typer(repositories.app, name="repo")
+app.add_typer(tags.app, name="tag")
 app.add_typer(store.app, name="store")
 app.add_typer(config.app, name="config")
 

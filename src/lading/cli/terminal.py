@@ -4,7 +4,7 @@ import contextlib
 import os
 import select
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
@@ -14,6 +14,15 @@ if TYPE_CHECKING:
 def plain(line: str) -> str:
     """Escape what a terminal would take for a command, or could not show: the names of files are anybody's."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in line)
+
+
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """Return the rows with their columns in line, the first row as the head."""
+    shown = [[plain(cell) for cell in row] for row in rows]
+    widths = [max(len(row[place]) for row in shown) for place in range(len(shown[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in shown
+    )
 
 
 @contextlib.contextmanager

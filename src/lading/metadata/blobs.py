@@ -228,15 +228,30 @@ def link(  # noqa: PLR0913 - which blob to whom, and who did it when
     at_us: int,
     retention: Retention,
 ) -> int:
-    """Show the blob to the repository, and keep it there for the manifest to come; return the repository's id."""
+    """Show the blob to the repository, which is made if need be; return the repository's id."""
     repo_id = repositories.ensure(tx, repository, actor=actor, at_us=at_us)
+    show(tx, repository, repo_id, blob_id, digest, actor=actor, at_us=at_us, retention=retention)
+    return repo_id
+
+
+def show(  # noqa: PLR0913 - as `link`
+    tx: sa.Connection,
+    repository: str,
+    repo_id: int,
+    blob_id: int,
+    digest: Digest,
+    *,
+    actor: str,
+    at_us: int,
+    retention: Retention,
+) -> None:
+    """Show the blob to the repository, and keep it there for the manifest to come."""
     until_us = at_us + retention.lease_us
     is_new = _IS_LINKED.one(tx, repo_id=repo_id, blob_id=blob_id) is None
     _LINK.run(tx, repo_id=repo_id, blob_id=blob_id, keep_until_us=until_us)
     garbage.review_blob(tx, blob_id, after_us=until_us, event="linked")
     if is_new:
         feed.append(tx, feed.Kind.BLOB_LINKED, repository=repository, digest=digest, actor=actor, at_us=at_us)
-    return repo_id
 
 
 def extend_lease(tx: sa.Connection, repo_id: int, blob_id: int, *, at_us: int, retention: Retention) -> bool:

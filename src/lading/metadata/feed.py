@@ -1,5 +1,7 @@
 """The feed: one row for every change of state, in the change's own transaction (I6), numbered without gaps."""
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -14,6 +16,11 @@ class Kind(StrEnum):
     """What happened."""
 
     REPOSITORY_CREATED = "repository.created"
+    REPOSITORY_DELETED = "repository.deleted"
+    """With all its tags, manifests and blobs, which have no rows of their own."""
+    REPOSITORY_RESTORED = "repository.restored"
+    """The last row of a restoration: what came back has rows of its own."""
+    REPOSITORY_RENAMED = "repository.renamed"
     REPOSITORY_COLLECTED = "repository.collected"
     BLOB_LINKED = "blob.linked"
     BLOB_UNLINKED = "blob.unlinked"
@@ -24,6 +31,7 @@ class Kind(StrEnum):
     MANIFEST_PUT = "manifest.put"
     MANIFEST_HEALED = "manifest.healed"
     MANIFEST_DELETED = "manifest.deleted"
+    MANIFEST_RESTORED = "manifest.restored"
     MANIFEST_COLLECTED = "manifest.collected"
     TAG_SET = "tag.set"
     TAG_DELETED = "tag.deleted"
@@ -98,3 +106,53 @@ def page(tx: sa.Connection, *, after: int, entries: int) -> list[Change]:
         )
         for row in rows
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class Era:
+    """Between two places of the feed `name` was what is called `now` today; empty where nobody is any more."""
+
+    name: str
+    after: int
+    before: int
+    now: str
+
+
+def former_names(tx: sa.Connection) -> Sequence[Era]:
+    """Return when which name was not what it is today, the last time first. It reads the whole feed."""
+    changes = tx.execute(
+        sa.select(feed.c.seq, sa.func.coalesce(feed.c.renamed_from, feed.c.repository), feed.c.repository, feed.c.kind)
+        .where(feed.c.kind.in_([Kind.REPOSITORY_RENAMED.value, Kind.REPOSITORY_COLLECTED.value]))
+        .order_by(feed.c.seq)
+    )
+    touched: dict[str, int] = {}
+    walk: list[tuple[int, str, int, str, int]] = []
+    for seq, was, renamed, kind in changes:
+        now = renamed if kind == Kind.REPOSITORY_RENAMED.value else ""
+        walk.append((seq, was, touched.get(was, 0), now, touched.get(now, 0)))
+        touched |= {was: seq, now: seq}
+    today: dict[str, str] = {"": ""}
+    eras: list[Era] = []
+    for seq, was, was_after, now, now_after in reversed(walk):
+        today[was] = today.get(now, now)
+        eras.append(Era(was, was_after, seq, today[was]))
+        if now:  # whoever had the name before has gone
+            today[now] = ""
+            eras.append(Era(now, now_after, seq, ""))
+    return eras
+
+
+def told(tx: sa.Connection, *kinds: Kind) -> sa.Subquery:
+    """Return the rows of these kinds, each with `now`: what its repository is called today, empty where it is gone."""
+    eras = [[era.name, era.after, era.before, era.now] for era in former_names(tx)]
+    now: sa.ColumnElement[str] = feed.c.repository
+    source: sa.FromClause = feed
+    if eras:
+        each = sa.func.json_each(sa.literal(json.dumps(eras))).table_valued("value")
+        parts = (sa.func.json_extract(each.c.value, f"$[{part}]") for part in range(4))
+        era = sa.select(*(part.label(name) for part, name in zip(parts, Era.__slots__, strict=True))).cte("eras")
+        is_then = sa.and_(era.c.name == feed.c.repository, feed.c.seq > era.c.after, feed.c.seq < era.c.before)
+        source, now = feed.outerjoin(era, is_then), sa.func.coalesce(era.c.now, feed.c.repository)
+    return (
+        sa.select(feed, now.label("now")).select_from(source).where(feed.c.kind.in_([kind.value for kind in kinds]))
+    ).subquery()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from lading.metadata.database import Prepared
-from lading.metadata.schema import doomed_objects, gc_blob_queue, gc_manifest_queue, insert
+from lading.metadata.schema import doomed_objects, gc_blob_queue, gc_manifest_queue, insert, manifests, repo_blobs
 from lading.metadata.times import DAY_US
 
 
@@ -50,6 +50,35 @@ def review_blob(tx: sa.Connection, blob_id: int, *, after_us: int, event: str) -
 def review_manifest(tx: sa.Connection, manifest_id: int, *, after_us: int, event: str) -> None:
     """Have the manifest looked at, not before `after_us`."""
     _REVIEW_MANIFEST.run(tx, item=manifest_id, review_after_us=after_us, event=event)
+
+
+def review_blobs(tx: sa.Connection, links: sa.ColumnElement[bool], *, after_us: int, event: str) -> None:
+    """Have the blobs of all these links looked at, not before `after_us`."""
+    _review_all(tx, gc_blob_queue, repo_blobs.c.blob_id, links, after_us=after_us, event=event)
+
+
+def review_manifests(tx: sa.Connection, which: sa.ColumnElement[bool], *, after_us: int, event: str) -> None:
+    """Have all these manifests looked at, not before `after_us`."""
+    _review_all(tx, gc_manifest_queue, manifests.c.id, which, after_us=after_us, event=event)
+
+
+def _review_all(
+    tx: sa.Connection,
+    queue: sa.Table,
+    item: sa.Column[int],
+    which: sa.ColumnElement[bool],
+    *,
+    after_us: int,
+    event: str,
+) -> None:
+    rows = sa.select(item, sa.literal(after_us), sa.literal(event)).where(which)
+    statement = insert(queue).from_select([column.name for column in queue.c], rows)
+    later = sa.func.max(queue.c.review_after_us, statement.excluded.review_after_us)
+    tx.execute(
+        statement.on_conflict_do_update(
+            index_elements=list(queue.primary_key), set_={"review_after_us": later, "event": statement.excluded.event}
+        )
+    )
 
 
 def doom(tx: sa.Connection, store_id: int, object_key: str, *, not_before_us: int, reason: str) -> None:

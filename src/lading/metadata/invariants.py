@@ -8,6 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from lading.metadata import feed as feed_rows
 from lading.metadata.feed import Kind
 from lading.metadata.passes import TRIM_HISTORY
 from lading.metadata.schema import (
@@ -130,19 +131,19 @@ def gaps_in_history(tx: sa.Connection) -> Iterator[Fault]:
     """Hold each tag's rows against each other, and against the moves that the feed tells of (V10).
 
     A row begins at the very moment when the one before it ended, whatever the clock did, or the feed tells that the
-    tag was deleted when that one ended.
+    tag, or its repository, was deleted when that one ended.
     """
     broken: set[tuple[str, str]] = set()
-    for name, tag in tx.execute(_unconnected_history()):
+    for name, tag in tx.execute(_unconnected_history(tx)):
         broken.add((name, tag))
         yield Fault("history-gap", "the tag's history has a gap", (name,), tag)
-    for name, tag, alg, raw in tx.execute(_untold_moves()):
+    for name, tag, alg, raw in tx.execute(_untold_moves(tx)):
         if (name, tag) not in broken:
             what = "a move that the feed tells of is not in the tag's history"
             yield Fault("history-gap", what, (name,), tag, digest_text(alg, raw))
 
 
-def _unconnected_history() -> sa.Select[Any]:
+def _unconnected_history(tx: sa.Connection) -> sa.Select[Any]:
     window: dict[str, Any] = {
         "partition_by": (tag_history.c.repo_id, tag_history.c.name),
         "order_by": tag_history.c.id,
@@ -154,17 +155,15 @@ def _unconnected_history() -> sa.Select[Any]:
         sa.func.lag(tag_history.c.id).over(**window).label("previous_id"),
         sa.func.lag(tag_history.c.to_us).over(**window).label("previous_to_us"),
     ).subquery()
-    deletion = (
-        sa.select(feed.c.repository, feed.c.tag, feed.c.at_us).where(feed.c.kind == Kind.TAG_DELETED.value).subquery()
-    )
+    deletion = feed_rows.told(tx, Kind.TAG_DELETED, Kind.REPOSITORY_DELETED)
     return (
         sa.select(repositories.c.name, rows.c.name)
         .select_from(
             rows.join(repositories, repositories.c.id == rows.c.repo_id).outerjoin(
                 deletion,
                 sa.and_(
-                    deletion.c.repository == repositories.c.name,
-                    deletion.c.tag == rows.c.name,
+                    deletion.c.now == repositories.c.name,
+                    sa.or_(deletion.c.tag == rows.c.name, deletion.c.tag.is_(None)),
                     deletion.c.at_us == rows.c.previous_to_us,
                 ),
             )
@@ -179,28 +178,29 @@ def _unconnected_history() -> sa.Select[Any]:
     )
 
 
-def _untold_moves() -> sa.Select[Any]:
+def _untold_moves(tx: sa.Connection) -> sa.Select[Any]:
     """Return the moves of the feed without a row of history; one whose manifest has no row is told of elsewhere."""
     row = (
         sa.select(tag_history.c.repo_id, tag_history.c.name, tag_history.c.from_us, manifests.c.alg, manifests.c.digest)
         .select_from(tag_history.outerjoin(manifests, manifests.c.id == tag_history.c.manifest_id))
         .subquery()
     )
-    same_manifest = sa.and_(row.c.alg == feed.c.alg, row.c.digest == feed.c.digest)
+    move = feed_rows.told(tx, Kind.TAG_SET)
+    same_manifest = sa.and_(row.c.alg == move.c.alg, row.c.digest == move.c.digest)
     return (
-        sa.select(feed.c.repository, feed.c.tag, feed.c.alg, feed.c.digest)
+        sa.select(move.c.now, move.c.tag, move.c.alg, move.c.digest)
         .select_from(
-            feed.outerjoin(repositories, repositories.c.name == feed.c.repository).outerjoin(
+            move.outerjoin(repositories, repositories.c.name == move.c.now).outerjoin(
                 row,
                 sa.and_(
                     row.c.repo_id == repositories.c.id,
-                    row.c.name == feed.c.tag,
-                    row.c.from_us == feed.c.at_us,
+                    row.c.name == move.c.tag,
+                    row.c.from_us == move.c.at_us,
                     sa.or_(same_manifest, row.c.digest.is_(None)),
                 ),
             )
         )
-        .where(feed.c.kind == Kind.TAG_SET.value, feed.c.at_us > _TRIMMED_US, row.c.name.is_(None))
+        .where(move.c.now != "", move.c.at_us > _TRIMMED_US, row.c.name.is_(None))
         .limit(MAX_FAULTS + 1)
     )
 

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from lading.metadata import feed, garbage, repositories
+from lading.metadata import blobs, feed, garbage, repositories
 from lading.metadata.blobs import digest_of
 from lading.metadata.database import Prepared
 from lading.metadata.garbage import Retention
-from lading.metadata.schema import insert, manifest_blobs, manifest_children, manifests, tags
+from lading.metadata.schema import blob_extents, insert, manifest_blobs, manifest_children, manifests, tags
+from lading.metadata.schema import blobs as blobs_table
 from lading.metadata.schema import repositories as repositories_table
 from lading.oci.digest import Digest
 from lading.oci.manifest import Manifest
@@ -81,6 +82,7 @@ _MEND = Prepared(
     .where(manifests.c.id == sa.bindparam("at_id"))
     .values(payload=sa.bindparam("pushed"), size=sa.bindparam("pushed_bytes"))
 )
+_UNHIDE = Prepared(sa.update(manifests).where(manifests.c.id == sa.bindparam("at_id")).values(deleted_us=sa.null()))
 _HIDE = Prepared(
     sa.update(manifests).where(manifests.c.id == sa.bindparam("at_id")).values(deleted_us=sa.bindparam("at_us"))
 )
@@ -132,6 +134,13 @@ _HOLDING_BLOB = Prepared(
     .distinct()
     .limit(sa.bindparam("entries"))
 )
+_LISTING = (
+    sa.select(manifests.c.alg, manifests.c.digest)
+    .select_from(manifest_children.join(manifests, manifests.c.id == manifest_children.c.parent_id))
+    .where(manifest_children.c.child_id == sa.bindparam("manifest_id"), _LIVE)
+    .distinct()
+    .limit(sa.bindparam("entries"))
+)
 _REFERRERS = Prepared(
     sa.select(
         manifests.c.id,
@@ -171,6 +180,12 @@ def find_live(tx: sa.Connection, repo_id: int, digest: Digest) -> tuple[int, int
     """Return the id and size in bytes of a live manifest."""
     row = _FIND.one(tx, repo_id=repo_id, alg=int(digest.algorithm), digest=digest.raw)
     return None if row is None or row[2] is not None else (row[0], row[1])
+
+
+def find_any(tx: sa.Connection, repo_id: int, digest: Digest) -> int | None:
+    """Return the id of a manifest, deleted or not."""
+    row = _FIND.one(tx, repo_id=repo_id, alg=int(digest.algorithm), digest=digest.raw)
+    return None if row is None else int(row[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,6 +298,78 @@ def hide(  # noqa: PLR0913 - which row, and who did it when
     repositories.count_manifests(tx, repo_id, -1)
     garbage.review_manifest(tx, manifest_id, after_us=at_us + retention.undo_us, event="deleted")
     feed.append(tx, feed.Kind.MANIFEST_DELETED, repository=repository, digest=digest, actor=actor, at_us=at_us)
+
+
+# Bringing back
+
+_MAX_NESTING = 16
+"""How deep an index of indexes is followed."""
+_TREE = sa.select(sa.bindparam("root", type_=sa.BigInteger).label("id"), sa.literal(0).label("depth")).cte(
+    "tree", recursive=True
+)
+_TREE = _TREE.union(
+    sa.select(manifest_children.c.child_id, _TREE.c.depth + 1)
+    .select_from(manifest_children.join(_TREE, manifest_children.c.parent_id == _TREE.c.id))
+    .where(manifest_children.c.child_id.is_not(None), _TREE.c.depth < _MAX_NESTING)
+)
+_HIDDEN_UNDER = (
+    sa.select(manifests.c.id, manifests.c.alg, manifests.c.digest)
+    .select_from(manifests.join(_TREE, _TREE.c.id == manifests.c.id))
+    .where(manifests.c.deleted_us.is_not(None))
+    .group_by(manifests.c.id)
+    .order_by(sa.func.max(_TREE.c.depth).desc(), manifests.c.id)
+)
+_OBJECTS_UNDER = (
+    sa.select(blobs_table.c.alg, blobs_table.c.digest, blob_extents.c.object_key, blobs_table.c.size)
+    .select_from(
+        _TREE.join(manifest_blobs, manifest_blobs.c.manifest_id == _TREE.c.id)
+        .join(blobs_table, blobs_table.c.id == manifest_blobs.c.blob_id)
+        .join(blob_extents, blob_extents.c.blob_id == blobs_table.c.id)
+    )
+    .distinct()
+)
+_BLOBS_OF = (
+    sa.select(blobs_table.c.id, blobs_table.c.alg, blobs_table.c.digest)
+    .select_from(manifest_blobs.join(blobs_table, blobs_table.c.id == manifest_blobs.c.blob_id))
+    .where(manifest_blobs.c.manifest_id == sa.bindparam("manifest_id"))
+    .distinct()
+)
+
+
+def objects_under(tx: sa.Connection, manifest_id: int) -> list[tuple[Digest, str, int]]:
+    """Return the objects, with the bytes each has to have, that the manifest and all below it need."""
+    rows = tx.execute(_OBJECTS_UNDER, {"root": manifest_id})
+    return [(digest_of(alg, raw), object_key, size) for alg, raw, object_key, size in rows]
+
+
+def restore(  # noqa: PLR0913 - which row, and who did it when
+    tx: sa.Connection,
+    repository: str,
+    repo_id: int,
+    manifest_id: int,
+    *,
+    actor: str,
+    at_us: int,
+    retention: Retention,
+) -> int:
+    """Bring the manifest back, with what an index lists and with their blobs; return how many were hidden."""
+    hidden = tx.execute(_HIDDEN_UNDER, {"root": manifest_id}).all()
+    for one_id, alg, raw in hidden:
+        digest = digest_of(alg, raw)
+        for blob_id, blob_alg, blob_raw in tx.execute(_BLOBS_OF, {"manifest_id": one_id}).all():
+            blob = digest_of(blob_alg, blob_raw)
+            blobs.show(tx, repository, repo_id, blob_id, blob, actor=actor, at_us=at_us, retention=retention)
+            blob_came(tx, repo_id, blob_id, blob)
+        _UNHIDE.run(tx, at_id=one_id)
+        _ADOPT.run(tx, at_alg=alg, at_digest=raw, at_repo=repo_id, new_id=one_id)
+        repositories.count_manifests(tx, repo_id, +1)
+        feed.append(tx, feed.Kind.MANIFEST_RESTORED, repository=repository, digest=digest, actor=actor, at_us=at_us)
+    return len(hidden)
+
+
+def listing(tx: sa.Connection, manifest_id: int, *, entries: int) -> list[Digest]:
+    """Return up to `entries` live indexes that list the manifest."""
+    return [digest_of(*row) for row in tx.execute(_LISTING, {"manifest_id": manifest_id, "entries": entries})]
 
 
 def holding_blob(tx: sa.Connection, repo_id: int, blob_id: int, *, entries: int) -> list[Digest]:

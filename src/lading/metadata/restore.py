@@ -43,6 +43,11 @@ def replace(database: Path, content: Path, make_ready: Callable[[Path], None]) -
     return _beside(database, _REPLACED + stamp)
 
 
+def is_unfinished(database: Path) -> bool:
+    """Tell whether a replacement has begun to count, and `finish` has something to do."""
+    return any(database.parent.glob(f"{database.name}{_INCOMING}*"))
+
+
 def finish(database: Path) -> None:
     """Do what is left of a replacement that had begun to count. Nobody has the database open."""
     for incoming in sorted(database.parent.glob(f"{database.name}{_INCOMING}*")):

@@ -12,7 +12,7 @@
         |-- NameInvalid  TagInvalid  DigestInvalid (DigestUnsupported)  DigestMismatch  PageSizeInvalid  400
         |-- UploadInvalid  SizeInvalid  ManifestInvalid  ManifestBlobUnknown  RequestInvalid  400
         |-- Unauthorized 401  Denied 403
-        |-- MethodNotAllowed  DeleteDisabled  BlobInUse  Superseded                         405
+        |-- MethodNotAllowed  DeleteDisabled  BlobInUse  ManifestInUse  Superseded          405
         |-- BodyTimeout 408  BodyTooLarge 413  TargetTooLong 414  TooManyUploads 429  HeadersTooLarge 431
         |-- TooManyLogins                                                                   429
         |-- RangeUnsatisfiable  ChunkOutOfOrder                                             416
@@ -267,6 +267,22 @@ class BlobInUse(RegistryError):
         super().__init__(
             detail=[{"manifest": digest} for digest in manifests],
             headers={"Allow": "GET, HEAD"},
+        )
+
+
+class ManifestInUse(RegistryError):
+    """Indexes of the repository list the manifest, and `deletes.index_children` is off; `detail` has their digests."""
+
+    status, code, message = (
+        405,
+        "UNSUPPORTED",
+        "indexes of this repository list the manifest; delete them first (setting deletes.index_children)",
+    )
+
+    def __init__(self, indexes: Sequence[str]) -> None:
+        super().__init__(
+            detail=[{"manifest": digest} for digest in indexes],
+            headers={"Allow": "GET, HEAD, PUT"},
         )
 
 

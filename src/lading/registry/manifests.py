@@ -17,6 +17,7 @@ from lading.oci.errors import (
     DeleteDisabled,
     DigestMismatch,
     ManifestBlobUnknown,
+    ManifestInUse,
     ManifestInvalid,
     ManifestUnknown,
     NameUnknown,
@@ -27,6 +28,7 @@ from lading.storage.disk import DiskStore
 
 log = structlog.get_logger(__name__)
 _INLINE_LOOKUPS = 64
+_MAX_INDEXES_NAMED = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +44,21 @@ class Manifests:
     """The manifests of all repositories. `sparse` accepts those that refer to what the repository does not have yet."""
 
     def __init__(
-        self, database: Database, store: DiskStore, *, retention: Retention, sparse: bool, deletes_enabled: bool
+        self,
+        database: Database,
+        store: DiskStore,
+        *,
+        retention: Retention,
+        sparse: bool,
+        deletes_enabled: bool,
+        may_delete_children: bool,
     ) -> None:
         self._database = database
         self._retention = retention
         self._store = store
         self._sparse = sparse
         self._deletes_enabled = deletes_enabled
+        self._may_delete_children = may_delete_children
 
     async def get(self, repository: str, tag_or_digest: Tag | Digest) -> StoredManifest:
         """Return the manifest. One statement, and no file.
@@ -104,12 +114,19 @@ class Manifests:
         Raises:
             NameUnknown, ManifestUnknown: nothing there.
             DeleteDisabled: by setting.
+            ManifestInUse: an index lists it, and that is refused by setting.
 
         """
         if not self._deletes_enabled:
             raise DeleteDisabled(("GET", "HEAD", "PUT"))
         await self._database.release(
-            _delete, repository, digest, actor=actor, at_us=now_us(), retention=self._retention
+            _delete,
+            repository,
+            digest,
+            may_delete_children=self._may_delete_children,
+            actor=actor,
+            at_us=now_us(),
+            retention=self._retention,
         )
 
     async def _refuse_lost_blobs(self, repository: str, manifest: Manifest) -> None:
@@ -206,8 +223,15 @@ def _refuse_other_size(descriptor: Descriptor, stored_bytes: int) -> None:
         )
 
 
-def _delete(
-    tx: sa.Connection, repository: str, digest: Digest, *, actor: str, at_us: int, retention: Retention
+def _delete(  # noqa: PLR0913 - what, and who did it when
+    tx: sa.Connection,
+    repository: str,
+    digest: Digest,
+    *,
+    may_delete_children: bool,
+    actor: str,
+    at_us: int,
+    retention: Retention,
 ) -> None:
     repo_id = repositories.find(tx, repository)
     if repo_id is None:
@@ -215,6 +239,8 @@ def _delete(
     live = manifests.find_live(tx, repo_id, digest)
     if live is None:
         raise ManifestUnknown(detail={"name": repository, "reference": str(digest)})
+    if not may_delete_children and (indexes := manifests.listing(tx, live[0], entries=_MAX_INDEXES_NAMED)):
+        raise ManifestInUse([str(index) for index in indexes])
     for name in tags.of_manifest(tx, live[0]):
         tags.delete(tx, repository, repo_id, name, actor=actor, at_us=at_us, retention=retention)
     manifests.hide(tx, repository, repo_id, live[0], digest, actor=actor, at_us=at_us, retention=retention)

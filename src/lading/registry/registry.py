@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from lading.registry.blobs import Blobs
+from lading.registry.history import History
 from lading.registry.manifests import Manifests
 from lading.registry.pulls import Pulls
 from lading.registry.referrers import Referrers
@@ -22,3 +23,4 @@ class Registry:
     tags: Tags
     referrers: Referrers
     repositories: Repositories
+    history: History

@@ -1,5 +1,6 @@
 """Tags: list and delete. Setting one is part of putting its manifest."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -7,6 +8,7 @@ import sqlalchemy as sa
 from lading.metadata import repositories, tags
 from lading.metadata.database import Database
 from lading.metadata.garbage import Retention
+from lading.metadata.tags import Described
 from lading.metadata.times import now_us
 from lading.oci.errors import DeleteDisabled, ManifestUnknown, NameUnknown
 from lading.oci.names import Tag
@@ -42,6 +44,15 @@ class Tags:
         more = 0 < entries < len(names)
         return Page(names[:entries], names[entries - 1] if more else None)
 
+    async def described(self, repository: str, *, last: str, entries: int) -> Sequence[Described]:
+        """Return up to `entries` tags after `last`, with what they name and since when.
+
+        Raises:
+            NameUnknown: no such repository.
+
+        """
+        return await self._database.scan(_described, repository, last, entries)
+
     async def delete(self, repository: str, tag: Tag, *, actor: str) -> None:
         """Remove the tag, and nothing else.
 
@@ -64,9 +75,16 @@ def _page(tx: sa.Connection, repository: str, last: str, entries: int) -> list[s
     return tags.page(tx, repo_id, last=last, entries=entries)
 
 
+def _described(tx: sa.Connection, repository: str, last: str, entries: int) -> Sequence[Described]:
+    repo_id = repositories.find(tx, repository)
+    if repo_id is None:
+        raise NameUnknown(detail={"name": repository})
+    return tags.described(tx, repo_id, last=last, entries=entries)
+
+
 def _delete(tx: sa.Connection, repository: str, name: str, *, actor: str, at_us: int, retention: Retention) -> None:
     repo_id = repositories.find(tx, repository)
     if repo_id is None:
         raise NameUnknown(detail={"name": repository})
     if not tags.delete(tx, repository, repo_id, name, actor=actor, at_us=at_us, retention=retention):
-        raise ManifestUnknown(detail={"name": repository, "reference": name})
+        raise ManifestUnknown("this repository has no such tag", detail={"name": repository, "reference": name})

@@ -57,14 +57,24 @@ def looked_into(data: Path) -> Iterator[sa.Connection]:
         CommandRefused: there is none, or not at the present schema.
 
     """
+    refuse_other_schema(data)
+    with create_engine(data / FILE).connect() as connection:
+        yield connection
+
+
+def refuse_other_schema(data: Path) -> None:
+    """Return when the database is one that this version works on.
+
+    Raises:
+        CommandRefused: there is none, or not at the present schema.
+
+    """
     revision = contents(data / FILE, with_log=True).revision
     if revision != REVISION:
         raise CommandRefused(
             f"the database {data / FILE} has schema {revision}, this Lading looks at schema {REVISION}",
             "the next start of the server upgrades it" if revision < REVISION else "use the newer Lading",
         )
-    with create_engine(data / FILE).connect() as connection:
-        yield connection
 
 
 def standing(connection: sa.Connection, data: Path) -> Standing:

@@ -14,6 +14,7 @@ from lading.oci.names import parse_repository_name
 from lading.web.replies import Reply
 from lading.web.v2 import blobs, manifests, referrers, uploads
 from lading.web.v2.catalog import CatalogHandlers, ping
+from lading.web.v2.history import HistoryHandlers
 from lading.web.v2.request import Request
 from lading.web.v2.tags import TagHandlers
 
@@ -42,6 +43,7 @@ def routes(*, max_page_entries: int) -> Mapping[str, Route]:
     """Return the table: every route, with each method's action and spec ids."""
     tags = TagHandlers(max_page_entries)
     catalog = CatalogHandlers(max_page_entries)
+    history = HistoryHandlers(max_page_entries)
     pull, push, delete = Action.PULL, Action.PUSH, Action.DELETE
     table = (
         Route(
@@ -98,6 +100,11 @@ def routes(*, max_page_entries: int) -> Mapping[str, Route]:
                 "GET": Endpoint(pull, "end-12a, end-12b", referrers.list_referrers),
                 "HEAD": Endpoint(pull, "end-12a, end-12b", referrers.list_referrers),
             },
+        ),
+        Route(
+            "tag-history",
+            "/v2/<name>/_oci/tag-history/<tag>",
+            {"GET": Endpoint(pull, "draft of the extension tag-history", history.list_events)},
         ),
         Route(
             "catalog",
@@ -163,6 +170,8 @@ def _match(parts: list[str]) -> tuple[str, int, str]:
         return ("upload", 3, last) if last else ("uploads", 3, "")
     if parts[-2:] == ["tags", "list"]:
         return "tags", 2, ""
+    if parts[-3:-1] == ["_oci", "tag-history"] and last:
+        return "tag-history", 3, last
     route = _LAST_BUT_ONE.get(parts[-2])
     if route is None or not last:
         raise RouteUnknown
