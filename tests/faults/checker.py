@@ -315,27 +315,32 @@ def _replay(events: Sequence[Row]) -> dict[str, RepositoryState]:
     for _, kind, repository, tag, alg, digest, renamed_from in events:
         if not repository:  # of no repository any more, such as a blob that nothing refers to
             continue
-        if kind == "repository.renamed":
-            states[repository] = states.pop(renamed_from)
-        elif kind == "repository.deleted":
-            states[repository] = RepositoryState()
-        state = states[repository]
         match kind:
-            case "blob.linked":
-                state.blobs.add(_text(alg, digest))
-            case "blob.deleted" | "blob.unlinked":
-                state.blobs.discard(_text(alg, digest))
+            case "repository.renamed":
+                states[repository] = states.pop(renamed_from)
+            case "repository.deleted":
+                states[repository] = RepositoryState()
             case "repository.collected":
-                del states[repository]
-            case "manifest.put" | "manifest.restored":
-                state.manifests.add(_text(alg, digest))
-            case "manifest.deleted":
-                state.manifests.discard(_text(alg, digest))
-            case "tag.set":
-                state.tags[tag] = _text(alg, digest)
-            case "tag.deleted":
-                state.tags.pop(tag, None)
+                states.pop(repository)
+            case _:
+                _replay_content(states[repository], kind, tag, alg and _text(alg, digest))
     return states
+
+
+def _replay_content(state: RepositoryState, kind: str, tag: str, digest: str) -> None:
+    match kind:
+        case "blob.linked":
+            state.blobs.add(digest)
+        case "blob.deleted" | "blob.unlinked":
+            state.blobs.discard(digest)
+        case "manifest.put" | "manifest.restored":
+            state.manifests.add(digest)
+        case "manifest.deleted":
+            state.manifests.discard(digest)
+        case "tag.set":
+            state.tags[tag] = digest
+        case "tag.deleted":
+            state.tags.pop(tag, None)
 
 
 def _described(document: dict[str, Any]) -> Iterable[dict[str, Any]]:

@@ -278,9 +278,9 @@ def test_names_go_round_and_the_feed_still_fits_the_history(past: Opened) -> Non
     loop, house = past
     loop.run(house.image(BIG, tags=(V1,), mark="a"))
     loop.run(house.image(BIG, tags=(V1,), mark="b"))
-    upload = loop.run(house.uploads.start(APP))
+    upload = loop.run(house.uploads.start(APP, actor="ann"))
     loop.run(house.repositories.rename(APP, OTHER, actor="bob"))
-    assert loop.run(house.uploads.offset(OTHER, upload)) == 0
+    assert loop.run(house.uploads.offset(OTHER, upload, actor="ann")) == 0
     second = loop.run(house.image(BIG, tags=(V1,), mark="c"))
     loop.run(house.tags.delete(APP, V1, actor="bob"))
     assert loop.run(house.faults()) == []
