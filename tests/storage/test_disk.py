@@ -319,6 +319,7 @@ def prepared(tmp_path: Path) -> Path:
     data.mkdir()
     store = DiskStore(data)
     store.prepare()
+    store.space.hold_ballast()
     store.close()
     return data
 

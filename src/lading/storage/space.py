@@ -30,6 +30,7 @@ _FLOOR_INODES = 32
 _BALLAST_SHARE = 4
 _BALLAST_FILES = 8
 _SILENT_SECONDS = 60.0
+_QUOTA_SECONDS = 1.0
 _SPARE_BYTES = 1024 * 1024
 """What a start needs at most: the shared memory of the database and a few small files."""
 
@@ -44,6 +45,8 @@ class Space:
         self._ballast = data / "ballast"
         self._floor_bytes = floor_bytes
         self._silent_until = 0.0
+        self._quota_asked_again = 0.0
+        self._quota_refuses = False
 
     def refuse_if_scarce(self, more_bytes: int = 0) -> None:
         """Refuse to store `more_bytes`: two microseconds, so each piece of an upload is asked about.
@@ -57,7 +60,7 @@ class Space:
         if (
             free_bytes - more_bytes < floor_bytes
             or _lacks_inodes(status, _FLOOR_INODES)
-            or (not self._holds_ballast() and self._is_short_of_quota(free_bytes, floor_bytes))
+            or self._is_short_of_quota(free_bytes, floor_bytes)
         ):
             self._tell_operator(more_bytes, free_bytes, floor_bytes, status.f_favail)
             raise StorageFull
@@ -92,15 +95,24 @@ class Space:
             return True
         return self._is_refused(_SPARE_BYTES)
 
+    def _is_short_of_quota(self, free_bytes: int, floor_bytes: int) -> bool:
+        """Tell whether the ballast is gone, and refused although there seems to be room: it was a quota that took it.
+
+        One stat while the ballast is there; else it is tried once a second.
+        """
+        ballast_bytes = floor_bytes // _BALLAST_SHARE
+        if not ballast_bytes or free_bytes - ballast_bytes < floor_bytes or self._holds_ballast():
+            return False
+        now = time.monotonic()
+        if now >= self._quota_asked_again:
+            self._quota_asked_again = now + _QUOTA_SECONDS
+            self._quota_refuses = self._is_refused(ballast_bytes)
+        return self._quota_refuses
+
     def _holds_ballast(self) -> bool:
         with contextlib.suppress(FileNotFoundError):
             return (self._ballast / str(_BALLAST_FILES - 1)).stat().st_size > 0
         return False
-
-    def _is_short_of_quota(self, free_bytes: int, floor_bytes: int) -> bool:
-        """Tell whether the ballast is refused although there seems to be room: it was a quota that took it."""
-        ballast_bytes = max(1, floor_bytes // _BALLAST_SHARE)
-        return free_bytes - ballast_bytes >= floor_bytes and self._is_refused(ballast_bytes)
 
     def _is_refused(self, more_bytes: int) -> bool:
         try:
