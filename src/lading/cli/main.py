@@ -7,7 +7,20 @@ from typing import Annotated
 
 import typer
 
-from lading.cli import collection, config, events, htpasswd, repositories, scrub, serve, snapshots, store, tags, verify
+from lading.cli import (
+    collection,
+    config,
+    events,
+    htpasswd,
+    repositories,
+    scrub,
+    serve,
+    snapshots,
+    store,
+    tags,
+    usage,
+    verify,
+)
 from lading.oci.errors import LadingError, StartRefused
 
 INTERRUPTED = 130
@@ -23,6 +36,7 @@ app.command()(serve.serve)
 app.command()(verify.verify)
 app.command()(scrub.scrub)
 app.command()(events.events)
+app.command()(usage.usage)
 app.command()(htpasswd.htpasswd)
 app.command("garbage-collect")(collection.garbage_collect)
 app.command("restore-snapshot")(snapshots.restore_snapshot)
