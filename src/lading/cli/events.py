@@ -1,7 +1,6 @@
 """`lading events`: what has changed, in order and without a gap."""
 
 import json
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -38,12 +37,12 @@ def events(
             reader.go_to_end()
         while True:
             page = reader.next_page()
-            sys.stdout.writelines(f"{show(change)}\n" for change in page)
-            sys.stdout.flush()
-            if not page and not follow:
-                return
-            if not page:
+            if page:
+                typer.echo("\n".join(map(show, page)))
+            elif follow:
                 rest(_FOLLOW_SECONDS)
+            else:
+                return
 
 
 def _object(change: "Change") -> str:

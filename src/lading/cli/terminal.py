@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Self
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+_STDOUT = 1
+"""Always there: what was closed is /dev/null, while `sys.stdout` is None then."""
+
 
 def plain(line: str) -> str:
     """Escape what a terminal would take for a command, or could not show: the names of files are anybody's."""
@@ -30,10 +33,9 @@ def until_nobody_reads() -> Iterator[None]:
     """End the block quietly when the pipe that it prints to is closed, as `head` does."""
     try:
         yield
-        sys.stdout.flush()
     except BrokenPipeError:
         # What is left in the buffer goes nowhere, or the interpreter would complain at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), _STDOUT)
 
 
 def rest(seconds: float) -> None:
@@ -44,7 +46,7 @@ def rest(seconds: float) -> None:
 
     """
     output = select.poll()
-    output.register(sys.stdout, 0)  # errors and hang-ups are always told
+    output.register(_STDOUT, 0)  # errors and hang-ups are always told
     if output.poll(seconds * 1000):
         raise BrokenPipeError
 

@@ -61,6 +61,7 @@ _going = _own(
 
 def begin(tx: sa.Connection, *, undone_until_us: int) -> None:
     """Find out what is needed. What was deleted after `undone_until_us` can be brought back."""
+    tx.exec_driver_sql("PRAGMA temp_store=MEMORY")  # who asks may have a full disk
     for table in (_needed, _held, _chosen, _below, _going):
         table.create(tx)
     live = sa.select(manifests.c.id, manifests.c.repo_id).where(manifests.c.deleted_us.is_(None))

@@ -82,10 +82,9 @@ class ReadOnlyDatabase:
             try:
                 return_value = self._once(function, immutable=not before.has_log, args=args, kwargs=kwargs)
             except (DatabaseDamaged, VerifyRefused):
-                now = _state(self._path)
-                if now == before or (before.has_log and now.has_log):
+                if before.has_log or _state(self._path) == before:
                     raise
-                continue  # a server came or went: its log with it
+                continue
             if before.has_log or _state(self._path) == before:
                 return return_value
 
@@ -142,7 +141,6 @@ def _engine(path: Path, mode: str) -> sa.Engine:
 def _connect(uri: str) -> Any:
     connection = dbapi2.connect(uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
     connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}").close()
-    connection.execute("PRAGMA temp_store=MEMORY").close()  # what a question notes down makes no file either
     # A long statement goes through Python now and then: Ctrl-C raises there, and SQLite stops.
     connection.set_progress_handler(lambda: 0, _STEPS_BETWEEN_INTERRUPTS)
     return connection
