@@ -26,6 +26,7 @@ from lading.metadata.garbage import Retention
 from lading.metadata.stores import Store
 from lading.metadata.times import SECOND_US
 from lading.metadata.upgrade import upgrade
+from lading.metadata.verify import Fault
 from lading.oci.errors import CommandRefused, DatabaseUnusable, DataDirectoryUnusable, DiskFull, StoreMismatch
 from lading.registry.blobs import Blobs
 from lading.registry.history import History
@@ -41,7 +42,7 @@ from lading.storage import probe
 from lading.storage.disk import DiskStore
 from lading.storage.identity import Watch
 from lading.storage.space import FULL, Space
-from lading.upkeep import adoption, identity, jobs
+from lading.upkeep import adoption, identity, jobs, turns
 from lading.upkeep.collection import BackgroundCollection, Collector
 from lading.upkeep.collection import Policy as CollectionPolicy
 from lading.upkeep.expiry import Expiry
@@ -49,6 +50,7 @@ from lading.upkeep.identity import StoreCheck
 from lading.upkeep.jobs import Job
 from lading.upkeep.scrub import Scrub, ScrubSchedule, empty_quarantine_of, log_damage
 from lading.upkeep.snapshots import Snapshots
+from lading.upkeep.verify import Progress
 from lading.web import health
 from lading.web.metrics import FREE_BYTES, OPEN_UPLOADS, Looks, MetricsPage, beside
 from lading.web.middleware import Front
@@ -166,11 +168,12 @@ async def open_collector(
         CommandRefused: nothing may be removed from the store now.
 
     """
-    with adoption.looked_into(settings.data) as connection:
-        standing = adoption.standing(connection, settings.data)
-    adoption.refuse_removal(standing)
-    assert standing.store is not None
     async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(turns.opened_beside(settings.data))
+        with adoption.looked_into(settings.data) as connection:
+            standing = adoption.standing(connection, settings.data)
+        adoption.refuse_removal(standing)
+        assert standing.store is not None
         store = DiskStore(settings.data, _space(settings))
         stack.callback(store.close)
         database = Database(copy or settings.data / FILE, store.space)
@@ -207,12 +210,36 @@ async def open_registry(settings: Settings) -> AsyncIterator[OpenRegistry]:
         CommandRefused: the next start of the server has something to do first.
 
     """
-    data = settings.data
-    if restore.is_unfinished(data / FILE):
-        raise CommandRefused("a restore of the database was cut short", "start the server, which finishes it")
-    adoption.refuse_other_schema(data)
     operated = settings.model_copy(update={"deletes": settings.deletes.model_copy(update={"enabled": True})})
+    async with _opened_beside(settings) as (database, store, watch, known):
+        yield OpenRegistry(_registry(operated, database, store, watch, known.id), watch.confirm_writable)
+
+
+@contextlib.asynccontextmanager
+async def open_scrub(
+    settings: Settings, *, tell: Callable[[Fault], None], progress: Progress | None = None
+) -> AsyncIterator[Scrub]:
+    """Open a scrub for a command, beside a running server or without one.
+
+    Raises:
+        CommandRefused: the next start of the server has something to do first.
+        RegistryError: the store is not ours to write.
+
+    """
+    async with _opened_beside(settings) as (database, store, watch, known):
+        watch.confirm_writable()
+        yield _scrub(settings, database, store, watch, known, tell=tell, progress=progress)
+
+
+@contextlib.asynccontextmanager
+async def _opened_beside(settings: Settings) -> AsyncIterator[tuple[Database, DiskStore, Watch, Store]]:
+    """Open what a command needs that changes something beside a running server or without one."""
+    data = settings.data
     async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(turns.opened_beside(data))
+        if restore.is_unfinished(data / FILE):
+            raise CommandRefused("a restore of the database was cut short", "start the server, which finishes it")
+        adoption.refuse_other_schema(data)
         store = DiskStore(data, _space(settings), max_staged_bytes=settings.uploads.max_bytes)
         stack.callback(store.close)
         try:
@@ -225,8 +252,7 @@ async def open_registry(settings: Settings) -> AsyncIterator[OpenRegistry]:
         known = await database.read(stores.find)
         if known is None:
             raise CommandRefused(f"the database {data / FILE} has no store yet", "start the server once")
-        watch = Watch(data, identity.marker_of(known, 0), data / FILE)
-        yield OpenRegistry(_registry(operated, database, store, watch, known.id), watch.confirm_writable)
+        yield database, store, Watch(data, identity.marker_of(known, 0), data / FILE), known
 
 
 def _looks(database: Database, store: DiskStore) -> Looks:
@@ -335,7 +361,22 @@ def _scrub_jobs(settings: Settings, database: Database, disk: DiskStore, watch: 
     every_seconds = settings.scrub.every_seconds
     if not every_seconds:
         return ()
-    scrubber = Scrub(
+    scrubber = _scrub(settings, database, disk, watch, store, tell=log_damage)
+    schedule = ScrubSchedule(scrubber, settings.data, every_seconds=every_seconds)
+    return (Job("scrub", min(_SCRUB_CHECK_SECONDS, max(1.0, every_seconds / 4)), schedule.go_on_when_due),)
+
+
+def _scrub(  # noqa: PLR0913 - what a scrub reads, and who hears of it
+    settings: Settings,
+    database: Database,
+    disk: DiskStore,
+    watch: Watch,
+    store: Store,
+    *,
+    tell: Callable[[Fault], None],
+    progress: Progress | None = None,
+) -> Scrub:
+    return Scrub(
         database,
         disk,
         settings.data,
@@ -343,7 +384,6 @@ def _scrub_jobs(settings: Settings, database: Database, disk: DiskStore, watch: 
         store_id=store.id,
         undo_us=retention(settings).undo_us,
         max_bytes_per_second=settings.scrub.max_bytes_per_second,
-        tell=log_damage,
+        tell=tell,
+        progress=progress,
     )
-    schedule = ScrubSchedule(scrubber, settings.data, every_seconds=every_seconds)
-    return (Job("scrub", min(_SCRUB_CHECK_SECONDS, max(1.0, every_seconds / 4)), schedule.go_on_when_due),)

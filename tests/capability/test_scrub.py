@@ -68,21 +68,23 @@ def test_an_interrupted_scrub_goes_on_where_it_was(operated: OperatedRegistry) -
     repository = Repository(operated.wire, "team/app")
     for number in range(30):
         repository.push_blob(number.to_bytes(10_000, "big"))
+    operated.stop()
     command = [*LADING, "scrub", "--data", str(operated.data), "--json"]
     process = subprocess.Popen(command, env=operated.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert until(lambda: operated.sql("SELECT 1 FROM passes WHERE name = 'scrub blobs' AND position >= 1") != [])
 
+    refused = operated.refused("store", "acknowledge", "--yes")
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=10)
     operated.set("LADING_SCRUB__MAX_BYTES_PER_SECOND", "100000000")
     rest = operated.do("scrub", "--resume", "--json").json()
 
+    assert "another command is at work" in refused, "what has the database open must not meet another in its place"
     assert process.returncode == 130
     assert b'"complete": false' in output
     assert rest["complete"]
     assert 0 < rest["hashed_bytes"] < 300_000
     assert operated.do("scrub", "--resume", "--json").json()["hashed_bytes"] == 300_000
-    operated.stop()
 
 
 def test_a_scrub_that_cannot_look_says_why(operated: OperatedRegistry) -> None:

@@ -74,15 +74,17 @@ def reading(place: Path) -> Iterator["ReadOnlyDatabase"]:
 
 @contextlib.contextmanager
 def claimed(place: Path) -> Iterator[None]:
-    """Hold the directory, as a server does.
+    """Hold the directory, as a server does, while no other command has its database open.
 
     Raises:
         DataDirectoryInUse: a server runs on it.
+        CommandRefused: another command does.
 
     """
-    from lading.web import directory  # noqa: PLC0415 - see `data_directory`
+    from lading.upkeep.turns import nobody_beside  # noqa: PLC0415 - see `data_directory`
+    from lading.web import directory  # noqa: PLC0415
 
-    with directory.claimed(place):
+    with directory.claimed(place), nobody_beside(place):
         yield
 
 

@@ -97,8 +97,8 @@ def _lines(report: "Report", data: Path, *, quick: bool) -> Iterator[str]:
     yield "damage found" if report.damaged else "no damage found"
 
 
-def fault_lines(fault: "Fault") -> Iterator[str]:
-    """Yield what is said of one finding."""
+def fault_lines(fault: "Fault", heals: str | None = None) -> Iterator[str]:
+    """Yield what is said of one finding; `heals` is what is to be done about it, where that is not as always."""
     kind = KINDS[fault.code]
     subject = fault.digest or fault.path or ""
     if fault.tag is not None:
@@ -108,4 +108,4 @@ def fault_lines(fault: "Fault") -> Iterator[str]:
         yield f"    in {', '.join(fault.repositories)}"
     if fault.path is not None and fault.digest is not None:
         yield f"    at {fault.path}"
-    yield f"    {kind.heals}"
+    yield f"    {heals or kind.heals}"

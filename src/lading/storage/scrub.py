@@ -55,6 +55,8 @@ def _examine(descriptor: int, content_bytes: int, digest: Digest) -> Generator[i
     if status.st_size != content_bytes:
         yield Look(Condition.SHORT if status.st_size < content_bytes else Condition.LONG, status.st_size)
         return
+    # Nothing is read ahead, only to be dropped and read again.
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
     running = RunningDigest(digest.algorithm)
     while piece := _read(descriptor, running.seen_bytes):
         running.update(piece)
@@ -63,20 +65,14 @@ def _examine(descriptor: int, content_bytes: int, digest: Digest) -> Generator[i
 
 
 def _read(descriptor: int, offset: int) -> bytes:
-    """Read a piece from the disk, not from memory, and leave in memory what was there: that is what pulls need."""
-    was_cached = _is_cached(descriptor, offset)
+    """Read a piece from the disk, not from memory, and leave nothing in memory: there is what pulls have put there.
+
+    What was in memory goes as well, once in a pass: the next pull of it reads the disk once more.
+    """
     os.posix_fadvise(descriptor, offset, _PIECE_BYTES, os.POSIX_FADV_DONTNEED)
     piece = os.pread(descriptor, _PIECE_BYTES, offset)
-    if not was_cached:
-        os.posix_fadvise(descriptor, offset, _PIECE_BYTES, os.POSIX_FADV_DONTNEED)
+    os.posix_fadvise(descriptor, offset, _PIECE_BYTES, os.POSIX_FADV_DONTNEED)
     return piece
-
-
-def _is_cached(descriptor: int, offset: int) -> bool:
-    try:
-        return os.preadv(descriptor, [bytearray(1)], offset, os.RWF_NOWAIT) > 0
-    except OSError:  # not there, or a file system that cannot tell
-        return False
 
 
 def _lost(error: OSError, path: Path, file_bytes: int = 0) -> Look:

@@ -29,10 +29,11 @@ from lading.storage.disk import DiskStore
 from lading.storage.identity import Watch
 from lading.storage.scrub import empty_quarantine, examine, quarantine
 from lading.storage.verify import Condition, Look
-from lading.upkeep.findings import KINDS
 from lading.upkeep.turns import turn
 from lading.upkeep.verify import EXTENT_WORDS, Progress
 
+HEALS = "Push it again, or an image that has it: it is absent until then."
+"""What is to be done about damage that a scrub has met, of whatever kind."""
 _MANIFESTS, _BLOBS = "scrub manifests", "scrub blobs"
 _SAVE_SECONDS = 2.0
 _BEHIND_SECONDS = 0.1
@@ -41,6 +42,8 @@ _MOST_UNREADABLE = 5
 """So many objects in a row are not damage here and there: the disk fails."""
 _SLICE_SECONDS = 5.0
 _PAUSE_SECONDS = 0.25
+_STOPPED_SECONDS = 3600.0
+"""After it stopped for a disk that fails; whoever looks after that wants more lines of the log than ours."""
 
 log = structlog.get_logger(__name__)
 
@@ -273,9 +276,12 @@ class ScrubSchedule:
         self._scrubber = scrubber
         self._data = data
         self._every_us = every_seconds * SECOND_US
+        self._not_before = 0.0
 
     async def go_on_when_due(self) -> None:
         """Go on with the pass that is due, to its end, unless another process scrubs."""
+        if time.monotonic() < self._not_before:
+            return
         try:
             while True:
                 with scrubbing(self._data) as is_ours:
@@ -284,7 +290,8 @@ class ScrubSchedule:
                     await self._scrubber.go_on(_SLICE_SECONDS)
                 await asyncio.sleep(_PAUSE_SECONDS)
         except (ScrubStopped, RegistryError) as error:
-            log.error("the scrub stopped; it will be tried again", reason=str(error))  # noqa: TRY400 - it says it all
+            self._not_before = time.monotonic() + _STOPPED_SECONDS
+            log.error("the scrub stopped; it goes on in an hour", reason=str(error))  # noqa: TRY400 - it says it all
 
     async def _is_due(self) -> bool:
         """Tell whether a pass goes on, and begin the one that is due: in a new store after the first interval."""
@@ -307,7 +314,7 @@ def log_damage(fault: Fault) -> None:
         digest=fault.digest,
         repositories=list(fault.repositories),
         path=fault.path,
-        hint=KINDS[fault.code].heals,
+        hint=HEALS,
     )
 
 
