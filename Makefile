@@ -7,6 +7,8 @@ WORKERS ?=
 HTPASSWD ?=
 OPEN ?=
 FULL ?=
+# Tests that do not mind others beside them; the rest want the machine for themselves, for memory, crowds and deadlines.
+BESIDE := tests/faults tests/fuzz tests/metadata tests/model tests/storage
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUN := $(VENV)/.run-ready
@@ -51,7 +53,10 @@ conformance: $(DEV) ## the official OCI suite, nothing failed, nothing skipped
 
 faults: $(DEV) ## kill, cut and starve the server; nothing acknowledged is lost (FULL=1 runs all)
 	tests/clients/install faults
-	LADING_FULL=$(FULL) $(BIN)/python -m pytest -q -m slow tests
+	@export LADING_FULL=$(FULL) LADING_SEED=$${LADING_SEED:-$$(od -An -N4 -tx4 /dev/urandom | tr -d ' ')}; \
+	echo "To draw the same again: LADING_SEED=$$LADING_SEED" && \
+	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m slow $(BESIDE) && \
+	$(BIN)/python -m pytest -q -m slow tests $(BESIDE:%=--ignore=%)
 
 bench: $(DEV) ## beside distribution v3 and nginx, in one run
 	tests/clients/install bench

@@ -22,7 +22,7 @@ DEFAULT_FILE = Path("lading.yaml")
 DEFAULT_SOURCE = "default"
 VARIABLE_PREFIX = "LADING_"
 # Read by the scripts of Lading's developers, never by the program.
-FOREIGN_VARIABLES = frozenset({"LADING_TOOLS", "LADING_FULL"})
+FOREIGN_VARIABLES = frozenset({"LADING_TOOLS", "LADING_FULL", "LADING_SEED"})
 # Kubernetes gives every container such variables for each service of its namespace, one named `lading` too.
 SERVICE_LINK = re.compile(r"LADING(_[A-Z0-9]+)*_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT_[0-9]+_[A-Z]+(_[A-Z]+)?)")
 SERVICE_LINK_ADDRESS = re.compile(r"LADING(_[A-Z0-9]+)*_PORT=(tcp|udp|sctp)://.*")

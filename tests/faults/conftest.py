@@ -13,6 +13,8 @@ from tests.faults.verifying import assert_verified
 
 FULL = os.environ.get("LADING_FULL", "") not in {"", "0"}
 SEED = os.environ.get("LADING_SEED") or f"{random.SystemRandom().getrandbits(32):08x}"
+MOUNTING = frozenset({"test_controls", "test_full_disk", "test_power_cut", "test_quota", "test_unfit_disks"})
+"""Modules that take turns: a process with a mount namespace of its own keeps what others have mounted by then."""
 
 
 @pytest.hookimpl(trylast=True)
@@ -20,6 +22,13 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     """Say how to repeat this run, also where pytest is asked to be quiet."""
     form = "the long form" if FULL else "the short form; LADING_FULL=1 runs all"
     session.config.get_terminal_writer().line(f"faults: LADING_SEED={SEED} ({form})")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep what mounts file systems on one of the processes that the tests are dealt to."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent and item.path.stem in MOUNTING:
+            item.add_marker(pytest.mark.xdist_group("mounts"))
 
 
 @pytest.fixture(scope="session")

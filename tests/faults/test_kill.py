@@ -32,7 +32,7 @@ def test_nothing_acknowledged_is_lost_when_the_server_is_killed(server: Registry
     clients: list[Client] = []
     server.start()
 
-    for cycle in range(50 if FULL else 20):
+    for cycle in range(50 if FULL else 8):
         newcomers = new_clients(server.wire, CLIENTS, prefix=f"cycle{cycle}", seed=f"{seed} {cycle}")
         clients += newcomers
         with Load(newcomers) as load:

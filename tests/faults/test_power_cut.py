@@ -17,8 +17,8 @@ CLIENTS = 4
 MOST_ACKNOWLEDGED = 40
 CUT_SECONDS = 60.0
 LONGEST_LINGER_SECONDS = 0.03
-POINTS = 126 if FULL else 6
-POINTS_PER_DISK = 21 if FULL else 6
+POINTS = 126 if FULL else 4
+POINTS_PER_DISK = 21 if FULL else 4
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 

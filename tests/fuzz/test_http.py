@@ -13,7 +13,7 @@ from tests.fuzz.mutation import cut, request
 
 FULL = bool(os.environ.get("LADING_FULL"))
 CASES = 1_000_000 if FULL else 1_000_000_000
-SECONDS = 7200.0 if FULL else 20.0
+SECONDS = 7200.0 if FULL else 10.0
 REFUSALS = {400, 414, 431}
 
 

@@ -36,9 +36,8 @@ PLANTS = (
     Planted(
         "mount without link",
         "registry/blobs.py",
-        "    link(tx, repository, linked.blob.id, digest, actor=actor, at_us=at_us, retention=retention)\n"
-        "    return True",
-        "    return True",
+        "    link(tx, repository, linked.blob.id, digest, actor=actor, at_us=at_us, retention=retention)\n",
+        "",
     ),
     Planted(
         "stale referrer",
