@@ -22,7 +22,7 @@ LADING = (str(Path(sys.executable).with_name("lading")),)
 CLOSED = (sys.executable, "-P", str(Path(__file__).with_name("closed.py")))
 
 
-def until(holds: Callable[[], bool], *, seconds: float = 10.0) -> bool:
+def until(holds: Callable[[], bool], *, seconds: float = 30.0) -> bool:
     """Ask `holds` again and again until it is true, and tell whether it was within `seconds`."""
     end = time.monotonic() + seconds
     while not (held := holds()) and time.monotonic() < end:

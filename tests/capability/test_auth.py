@@ -262,15 +262,14 @@ def status(server: RegistryProcess, headers: Headers) -> set[int]:
     return {server.wire.request("GET", "/v2/", headers=headers).status for _ in range(8)}
 
 
-def test_a_user_who_is_removed_is_out_within_a_second_and_a_new_one_in(own: LockedRegistry) -> None:
+def test_a_user_who_is_removed_is_out_and_a_new_one_in(own: LockedRegistry) -> None:
     """Without a restart, and although the login was remembered."""
     assert status(own, USER) == {200}
 
     own.write_users(bob="another", carol="third")
 
-    time.sleep(1.1)
-    assert status(own, USER) == {401}
-    assert status(own, header(basic("carol", "third"))) == {200}
+    assert until(lambda: status(own, USER) == {401})
+    assert until(lambda: status(own, header(basic("carol", "third"))) == {200})
 
 
 @pytest.mark.parametrize("damage", ["broken", "gone"])
@@ -283,7 +282,7 @@ def test_a_file_that_cannot_be_used_is_an_error_in_the_log_and_no_lockout(own: L
     else:
         own.users.unlink()
 
-    time.sleep(1.1)
+    assert until(lambda: "the file of users cannot be used" in own.all_output())
     assert status(own, USER) == {200}
     assert status(own, header(basic("alice", CANARY))) == {401}
     told = [line for line in own.all_output().splitlines() if "the file of users cannot be used" in line]
@@ -291,7 +290,7 @@ def test_a_file_that_cannot_be_used_is_an_error_in_the_log_and_no_lockout(own: L
     assert ("line 1" if damage == "broken" else "no such file") in told[0]
     assert CANARY not in own.all_output()
     own.write_users(carol="third")
-    assert until(lambda: status(own, USER) == {401}, seconds=3)
+    assert until(lambda: status(own, USER) == {401})
 
 
 def test_a_worker_that_begins_while_the_file_is_broken_lets_nobody_in(own: LockedRegistry) -> None:
@@ -303,7 +302,7 @@ def test_a_worker_that_begins_while_the_file_is_broken_lets_nobody_in(own: Locke
 
     assert until(lambda: _answers(own) == {503})
     own.write_users(alice=PASSWORD)
-    assert until(lambda: _answers(own) == {200}, seconds=3)
+    assert until(lambda: _answers(own) == {200})
     own.kill()
 
 

@@ -339,7 +339,7 @@ def test_an_old_worker_that_hangs_is_killed(serve: Serve) -> None:
 
         reload(server)
 
-        assert until(lambda: all(map(is_gone, old)), seconds=10)
+        assert until(lambda: all(map(is_gone, old)))
     (event,) = server.events("workers did not stop in time and are killed")
     assert len(event["pids"]) == 1
     assert event["pids"][0] in old

@@ -339,7 +339,7 @@ def test_a_worker_that_is_killed_is_replaced(serve: Serve) -> None:
 
     os.kill(killed, signal.SIGKILL)
 
-    assert until(lambda: len(server.workers()) == 2 and killed not in server.workers(), seconds=5)
+    assert until(lambda: len(server.workers()) == 2 and killed not in server.workers())
     assert kept in server.workers()
     (event,) = server.events("a worker ended and is replaced")
     assert (event["pid"], event["exit_code"], event["level"]) == (killed, -9, "warning")
@@ -358,7 +358,7 @@ def test_workers_leave_when_their_parent_is_killed(serve: Serve) -> None:
         server.signal(signal.SIGKILL)
         server.wait()
         successor = serve("--port", str(port))
-        left = until(lambda: all(map(is_gone, workers)), seconds=5)
+        left = until(lambda: all(map(is_gone, workers)))
 
     assert left
     assert successor.port == port
@@ -521,7 +521,7 @@ def test_a_terminal_gets_a_welcome_and_readable_lines(tmp_path: Path) -> None:
             time.sleep(0.5)
             assert upload.send_rest() == 202
 
-        assert until(lambda: is_gone(child), seconds=10)
+        assert until(lambda: is_gone(child))
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)

@@ -226,7 +226,7 @@ def test_a_renewed_certificate_is_presented_without_a_restart(secure: Secure, au
         new = authority.issue("renewed")
         replace(secure.files, new)
 
-        assert until(lambda: secure.is_presenting(new[0]), seconds=10)
+        assert until(lambda: secure.is_presenting(new[0]))
         connection.request("GET", "/livez").expect(200, {"Connection": None})
     assert secure.server.workers() == workers
     assert until(lambda: len(secure.server.events(IN_USE)) == 2)
@@ -237,7 +237,7 @@ def test_a_worker_that_comes_later_presents_the_renewed_certificate(secure: Secu
     """What was learnt must not be forgotten when a worker is replaced, even if the files are broken by then."""
     new = authority.issue("renewed")
     replace(secure.files, new)
-    assert until(lambda: secure.is_presenting(new[0]), seconds=10)
+    assert until(lambda: secure.is_presenting(new[0]))
     (old,) = secure.server.workers()
     secure.files[1].unlink()
 
@@ -260,7 +260,7 @@ def test_a_bad_certificate_leaves_the_old_one(secure: Secure, authority: Authori
     old = presented(secure.files[0])
     secure.files[0].write_text(secure.files[0].read_text()[:200])
 
-    assert until(lambda: len(secure.server.events(KEPT)) == 1, seconds=10)
+    assert until(lambda: len(secure.server.events(KEPT)) == 1)
     time.sleep(1.5)
     with secure.wire.connect() as connection:
         assert connection.certificate == old
@@ -270,7 +270,7 @@ def test_a_bad_certificate_leaves_the_old_one(secure: Secure, authority: Authori
 
     new = authority.issue("renewed")
     replace(secure.files, new)
-    assert until(lambda: secure.is_presenting(new[0]), seconds=10)
+    assert until(lambda: secure.is_presenting(new[0]))
 
 
 def test_a_reload_with_a_bad_certificate_changes_nothing(secure: Secure) -> None:
@@ -296,7 +296,7 @@ def test_no_request_is_lost_while_certificates_are_renewed(serve: Serve, authori
         for number in range(3):
             new = authority.issue(f"renewed{number}")
             replace(secure.files, new)
-            assert until(lambda: secure.is_presenting(new[0]), seconds=10)  # noqa: B023 - called here only
+            assert until(lambda: secure.is_presenting(new[0]))  # noqa: B023 - called here only
             if number % 2:
                 secure.server.signal(signal.SIGHUP)
                 time.sleep(2.5)

@@ -161,7 +161,7 @@ def test_pushes_are_refused_and_all_else_goes_on(server: RegistryProcess, disk: 
 
     assert_pushes(content)
     repository.request("DELETE", f"manifests/{content.image.digest}").expect(202)
-    assert until(lambda: len(ballast_files(server)) == 8, seconds=15)
+    assert until(lambda: len(ballast_files(server)) == 8, seconds=60)
     assert_clean(server)
     assert_stops(server)
 
