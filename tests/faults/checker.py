@@ -16,6 +16,10 @@ from pysqlite3 import dbapi2
 
 ALGORITHMS = {1: "sha256", 2: "sha512"}
 DATABASE = "lading.db"
+_CONTENT = (
+    *("manifests", "manifest_blobs", "manifest_children", "tags", "tag_history", "repositories", "repo_blobs"),
+    *("blobs", "blob_extents", "blob_payloads", "doomed_objects", "gc_blob_queue", "gc_manifest_queue", "uploads"),
+)
 
 Row = tuple[Any, ...]
 
@@ -78,6 +82,28 @@ class Checker:
             *(f"staging file {name} has no row" for name in staged if name not in open_sessions),
         ]
 
+    def remains(self) -> list[str]:
+        """Return which tables that speak of content still have rows, and all files: nothing, once all is collected."""
+        with _Snapshot(self._data / DATABASE) as snapshot:
+            counts = snapshot.counts(_CONTENT)
+        files = [*self._object_files(), *(entry.name for entry in (self._data / "uploads").iterdir())]
+        return [*(f"{count} {table}" for table, count in counts.items() if count), *files]
+
+    def reused(self) -> list[str]:
+        """Return a sentence for each object that is to be removed although a blob is there: never, at any moment."""
+        with _Snapshot(self._data / DATABASE) as snapshot:
+            return list(snapshot.reuse_problems())
+
+    def kinds(self) -> Counter[str]:
+        """Return how often the feed tells of each kind of change."""
+        with _Snapshot(self._data / DATABASE) as snapshot:
+            return snapshot.kinds()
+
+    def unreferenced(self, *, before_us: int) -> int:
+        """Return how many blobs, stored before that moment, no manifest refers to, not even a deleted one."""
+        with _Snapshot(self._data / DATABASE) as snapshot:
+            return snapshot.unreferenced(before_us)
+
     def _object_files(self) -> list[str]:
         objects = self._data / "objects"
         return [f"{path.parent.name}/{path.name}" for path in objects.glob("*/*")]
@@ -121,6 +147,22 @@ class _Snapshot:
     def _rows(self, statement: str) -> list[Row]:
         rows: list[Row] = self._connection.execute(statement).fetchall()
         return rows
+
+    def counts(self, tables: Iterable[str]) -> dict[str, int]:
+        """Return how many rows each table has."""
+        return {table: self._rows(f"SELECT count(*) FROM {table}")[0][0] for table in tables}
+
+    def kinds(self) -> Counter[str]:
+        """Return how often the feed tells of each kind of change."""
+        return Counter(dict(self._rows("SELECT kind, count(*) FROM feed GROUP BY kind")))
+
+    def unreferenced(self, before_us: int) -> int:
+        """Return how many blobs from before that moment no manifest refers to."""
+        ((count,),) = self._rows(
+            "SELECT count(*) FROM blobs b WHERE NOT EXISTS (SELECT 1 FROM manifest_blobs m WHERE m.blob_id = b.id)"
+            f" AND b.created_us < {before_us:d}"
+        )
+        return int(count)
 
     # What SQLite itself says
 
@@ -303,9 +345,19 @@ class _Snapshot:
 
 def expire_sessions(data: Path) -> None:
     """Let the time of all open sessions be over. The server must be stopped."""
+    _change(data, "UPDATE uploads SET expires_us = 1")
+
+
+def expire_leases(data: Path) -> None:
+    """Let the time of all leases be over. The server must be stopped."""
+    _change(data, "UPDATE repo_blobs SET keep_until_us = 1")
+    _change(data, "UPDATE gc_blob_queue SET review_after_us = 1")
+
+
+def _change(data: Path, statement: str) -> None:
     connection = dbapi2.connect(str(data / DATABASE), isolation_level=None)
     try:
-        connection.execute("UPDATE uploads SET expires_us = 1")
+        connection.execute(statement)
     finally:
         connection.close()
 

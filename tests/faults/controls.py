@@ -80,3 +80,18 @@ NO_BOOT_RULE = Control(
     "boot rule removed",
     (Patch("metadata/uploads.py", "if digest is None or row_boot != boot_id:\n", "if digest is None:\n"),),
 )
+NO_LEASES = Control(
+    "no leases",
+    (
+        Patch(
+            "metadata/blobs.py",
+            "    until_us = at_us + retention.lease_us\n    is_new =",
+            "    until_us = at_us\n    is_new =",
+        ),
+        Patch(
+            "metadata/blobs.py",
+            "    until_us = at_us + retention.lease_us\n    if not _LEASE",
+            "    until_us = at_us\n    if not _LEASE",
+        ),
+    ),
+)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from tests.capability.server import until
-from tests.faults.checker import Checker
+from tests.faults.checker import Checker, expire_leases, expire_sessions
 from tests.faults.injector import Injector, When
 from tests.faults.load import CUT, INLINE_BYTES, LARGE_BYTES, SMALLEST_BYTES, Client, new_clients
 from tests.faults.preloaded import Preloaded, PreloadedRegistry
@@ -18,6 +18,7 @@ from tests.faults.restarting import assert_swept, start_in_time
 
 QUIET_SECONDS = 0.1
 MAX_MISSES = 3
+COLLECT = ("garbage-collect", "--now", "--yes")
 
 
 def push_an_image(client: Client) -> None:
@@ -81,15 +82,18 @@ class Ground:
     def _prepare(self) -> None:
         """Fill the base, and end with a kill: the log is not merged, a session is open, a staging file has no row."""
         self.server.start()
-        self._client.push_image()
-        self._client.push_at_once(bytes(INLINE_BYTES))
-        self._client.push_in_parts(bytes(INLINE_BYTES + 1))
-        self._client.put_manifest()
+        self._fill(self._client)
         self._client.begin(bytes(LARGE_BYTES))
         self._client.disconnect()
         (self.server.data / "uploads" / "00000000-0000-4000-8000-000000000000").write_bytes(b"left behind")
         self.server.kill()
         self.server.data.rename(self._base)
+
+    def _fill(self, client: Client) -> None:
+        client.push_image()
+        client.push_at_once(bytes(INLINE_BYTES))
+        client.push_in_parts(bytes(INLINE_BYTES + 1))
+        client.put_manifest()
 
     def calls(self, operation: Operation) -> list[str]:
         """Return the calls that the operation makes, in the order of one run."""
@@ -160,6 +164,58 @@ class Ground:
             assert not problems, problems
         finally:
             client.disconnect()
+            self.server.kill()
+        self.server.assert_verified()
+
+
+def collect(_: Client) -> None:
+    """Have the collector's command do its work: `CollectionGround` runs it, and no client takes part."""
+
+
+COLLECTION = Operation("collection", collect)
+
+
+class CollectionGround(Ground):
+    """A ground where much is dead, and the operation is a collection that removes all of it: no server runs."""
+
+    def _fill(self, client: Client) -> None:
+        """Leave something for each stage: history, manifests, blobs of both kinds and their files, a repository."""
+        other = Client(self.server.wire, "point/other", seed=client.repository, shared=())
+        other.push_image()
+        other.delete_all()
+        other.disconnect()
+        for _ in range(3):
+            client.push_image()
+        super()._fill(client)
+        client.delete_untagged()
+        client.delete_unused()
+
+    def _prepare(self) -> None:
+        super()._prepare()
+        expire_leases(self._base)
+
+    def _run(self, _: Operation, point: int | None, when: When) -> tuple[Injector, Client]:
+        shutil.rmtree(self.server.data, ignore_errors=True)
+        shutil.copytree(self._base, self.server.data)
+        return self.server.run_injected(COLLECT, point, when), copy.deepcopy(self._client)
+
+    def _assert_recovered(self, client: Client) -> None:
+        """Assert besides that the next collection finds all that this one has left, when the rest is deleted too."""
+        super()._assert_recovered(client)
+        try:
+            self.server.start()
+            client.delete_all()
+            client.disconnect()
+            self.server.kill()
+            expire_sessions(self.server.data)
+            expire_leases(self.server.data)
+            self.server.start()
+            checker = Checker(self.server.data)
+            assert_swept(checker, of_open_sessions=True)
+            self.server.run(COLLECT)
+            assert not (remains := checker.remains()), remains
+            assert not (problems := checker.problems()), problems
+        finally:
             self.server.kill()
         self.server.assert_verified()
 

@@ -242,11 +242,29 @@ class Client:
 
     def delete_manifest(self) -> None:
         if self.state.manifests:
-            digest = self._one(self.state.manifests)
-            after = self.state.copy()
-            after.manifests.discard(digest)
-            after.tags = {tag: named for tag, named in after.tags.items() if named != digest}
-            self._change(after, 202, "DELETE", f"manifests/{digest}")
+            self._delete_manifest(self._one(self.state.manifests))
+
+    def delete_untagged(self) -> None:
+        """Delete the manifests that no tag names."""
+        for digest in sorted(self.state.manifests.difference(self.state.tags.values())):
+            self._delete_manifest(digest)
+
+    def delete_unused(self) -> None:
+        """Delete the blobs that no manifest names."""
+        while self.state.blobs - self._blobs_in_use():
+            self.delete_blob()
+
+    def delete_all(self) -> None:
+        """Delete everything."""
+        while self.state.manifests:
+            self.delete_manifest()
+        self.delete_unused()
+
+    def _delete_manifest(self, digest: str) -> None:
+        after = self.state.copy()
+        after.manifests.discard(digest)
+        after.tags = {tag: named for tag, named in after.tags.items() if named != digest}
+        self._change(after, 202, "DELETE", f"manifests/{digest}")
 
     def delete_blob(self) -> None:
         if unused := self.state.blobs - self._blobs_in_use():

@@ -160,6 +160,25 @@ class PreloadedRegistry(RegistryProcess):
             raise AssertionError(f"neither ready nor killed by the injector\n{self.output()}")
         return injector
 
+    def run_injected(self, arguments: Sequence[str], point: int | None, when: When) -> Injector:
+        """Run another command of `lading` on the data under an injector, armed from the start; wait for its end."""
+        process, listener = self._parent.spawn_filtered(
+            [*arguments, "--data", str(self.data)], self._environment, self._fresh_output("command")
+        )
+        injector = Injector(listener, self.data, lambda: os.killpg(process.pid, signal.SIGKILL))
+        injector.arm(point, when)
+        injector.start()
+        code = process.wait()
+        injector.close()
+        assert injector.reached or code == 0, f"{arguments} ended with {code}\n{self.output()}"
+        return injector
+
+    def run(self, arguments: Sequence[str]) -> None:
+        """Run another command of `lading` on the data; assert that it succeeds."""
+        output = self._fresh_output("command")
+        code = self._parent.spawn([*arguments, "--data", str(self.data)], self._environment, output).wait()
+        assert code == 0, f"{arguments} ended with {code}\n{output[1].read_text()}"
+
     def end(self) -> None:
         """Ask it to stop, and wait until it has, by that or by the injector."""
         assert self._process is not None, "the server is not running"
@@ -177,9 +196,7 @@ class PreloadedRegistry(RegistryProcess):
 
     def assert_verified(self) -> None:
         """Assert that `lading verify` finds nothing at all in what there is (V1 to V8, V10)."""
-        output = self._log.with_name("verify.json"), self._log.with_name("verify.err")
-        for path in output:
-            path.unlink(missing_ok=True)
+        output = self._fresh_output("verify")
         arguments = ["verify", "--data", str(self.data), "--json"]
         code = self._parent.spawn(arguments, self._environment, output).wait()
         stdout, stderr = (path.read_text() for path in output)
@@ -187,6 +204,12 @@ class PreloadedRegistry(RegistryProcess):
         findings = json.loads(stdout)["findings"]
         assert code == 0, findings
         assert not findings, findings
+
+    def _fresh_output(self, name: str) -> tuple[Path, Path]:
+        output = self._log.with_name(f"{name}.out"), self._log.with_name(f"{name}.err")
+        for path in output:
+            path.unlink(missing_ok=True)
+        return output
 
 
 def _has_members(group: int) -> bool:

@@ -1,5 +1,6 @@
 """The tree is killed at every mutating system call of an operation; at each of these points, what is left is whole."""
 
+import contextlib
 import random
 import shutil
 import tempfile
@@ -9,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.faults.conftest import FULL
-from tests.faults.crash_points import OPERATIONS, Ground, Operation, enumerate_points
+from tests.faults.crash_points import COLLECTION, OPERATIONS, CollectionGround, Ground, Operation, enumerate_points
 from tests.faults.injector import When
 from tests.faults.preloaded import Preloaded
 
-SAMPLED = {"push": 8}
+SAMPLED = {"push": 8, "collection": 6}
 SAMPLED_OTHERS = 4
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
@@ -22,10 +23,16 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 @pytest.fixture(scope="module")
 def ground(seed: str) -> Iterator[Ground]:
     """Return the ground of all points, in memory: a kill leaves what the kernel was given, wherever that is kept."""
+    with in_memory() as folder, Preloaded() as parent, Ground(folder, parent, seed) as ground:
+        yield ground
+
+
+@contextlib.contextmanager
+def in_memory() -> Iterator[Path]:
+    """Make a folder, and remove it at the end."""
     folder = Path(tempfile.mkdtemp(prefix="lading-points-", dir="/dev/shm"))
     try:
-        with Preloaded() as parent, Ground(folder, parent, seed) as ground:
-            yield ground
+        yield folder
     finally:
         shutil.rmtree(folder)
 
@@ -33,6 +40,17 @@ def ground(seed: str) -> Iterator[Ground]:
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name.replace(" ", "-"))
 def test_a_kill_at_any_system_call_leaves_it_whole_or_absent(ground: Ground, operation: Operation, seed: str) -> None:
     """Code that is safe between its steps can still be wrong inside one; this looks between all of them (V1 to V10)."""
+    assert_clean(ground, operation, seed)
+
+
+def test_a_kill_at_any_system_call_of_a_collection_costs_nothing(seed: str) -> None:
+    """Rows go before files, and each is found again: nothing alive is lost, the next collection ends it (I1, I2)."""
+    with in_memory() as folder, Preloaded() as parent, CollectionGround(folder, parent, seed) as ground:
+        assert_clean(ground, COLLECTION, seed)
+
+
+def assert_clean(ground: Ground, operation: Operation, seed: str) -> None:
+    """Try all points of an operation, or a sample, and assert that what is left at each is whole."""
     calls = ground.calls(operation)
     assert len(calls) >= SAMPLED.get(operation.name, SAMPLED_OTHERS), calls
     if FULL:
