@@ -91,7 +91,11 @@ VALUES: Mapping[str, tuple[Values, ...]] = {
     ),
     "collection._IS_NAMED": ({"of_store": 1, "at_key": "aa/a"}, {"of_store": 2, "at_key": "aa/a"}),
     "collection._IS_DOOMED": ({"of_store": 1, "at_key": "aa/old"}, {"of_store": 1, "at_key": "aa/a"}),
-    "collection._FORGET_OBJECT": ({"at_id": 1}, {"at_id": 99}),
+    "collection._FORGET_OBJECT": (
+        {"at_id": 1, "at_key": "aa/old"},
+        {"at_id": 1, "at_key": "aa/a"},
+        {"at_id": 99, "at_key": "aa/old"},
+    ),
     "collection._UNQUEUED_MANIFESTS": (
         {"delete_untagged": 1, "after": 0, "entries": 9},
         {"delete_untagged": 0, "after": 0, "entries": 9},

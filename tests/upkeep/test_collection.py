@@ -3,15 +3,17 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from lading.metadata import schema
+from lading.metadata import collection, schema
+from lading.metadata.collection import Doomed, Removed
 from lading.metadata.garbage import Retention
+from lading.metadata.times import DAY_US, now_us
 from lading.metadata.upgrade import migrate
 from lading.oci import media_types
 from lading.oci.digest import Digest
@@ -323,3 +325,49 @@ def test_the_error_of_one_batch_is_told_and_nothing_is_lost(shop: Shop, loop: as
 
     assert shop.files() == []
     assert loop.run(shop.rows(schema.doomed_objects, "id")) == []
+
+
+def test_a_collection_now_ends_while_clients_push(shop: Shop, loop: asyncio.Runner) -> None:
+    """What comes while it hurries waits for a lease, too: going on for that would never end on a busy registry."""
+    for number in range(3):
+        loop.run(shop.push_blob(b"%d" % number))
+    at_us = now_us() - 1_000_000
+
+    async def hurry(entries: int) -> bool:
+        return await shop.database.release(collection.hurry, at_us=at_us, entries=entries)
+
+    assert loop.run(hurry(2))
+    assert not loop.run(hurry(2))
+    loop.run(shop.push_blob(b"another one, meanwhile"))
+    assert not loop.run(hurry(2))
+
+
+def test_a_clock_that_is_set_back_does_not_make_a_review_go_round(tmp_path: Path, loop: asyncio.Runner) -> None:
+    """What is to be kept until an hour that was over a moment ago is postponed beyond it, and the round ends."""
+    with opened(tmp_path, loop, Retention()) as shop:
+        digest = loop.run(shop.image(BIG, tags=(V1,)))
+        loop.run(shop.manifests.delete(APP, digest, actor="ann"))
+        loop.run(shop.push_blob(b"its manifest is on its way"))
+        due_us = now_us() + 30 * DAY_US
+        at_us = now_us()
+
+        async def seen(review: Callable[..., tuple[int, list[Removed]]], **policy: bool) -> tuple[int, list[Removed]]:
+            rules: dict[str, Any] = {"due_us": due_us, "at_us": at_us, "retention": shop.retention, "entries": 10}
+            return await shop.database.release(lambda tx: review(tx, **rules, **policy))
+
+        for review, policy, count in (
+            (collection.review_manifests, {"delete_untagged": False}, 1),
+            (collection.review_blobs, {}, 3),
+        ):
+            assert loop.run(seen(review, **policy)) == (count, [])
+            assert loop.run(seen(review, **policy)) == (0, [])
+
+
+def test_what_is_forgotten_late_is_not_what_has_the_number_now(shop: Shop, loop: asyncio.Runner) -> None:
+    """A commit that took too long may come after the next round; numbers of rows come back, keys do not (I2)."""
+    row = {"store_id": 1, "not_before_us": 0, "reason": "unreferenced"}
+    loop.run(shop.run(sa.insert(schema.doomed_objects).values(id=1, object_key="aa/another", **row)))
+
+    loop.run(shop.database.release(collection.forget_objects, [Doomed(1, "aa/late", "unreferenced")]))
+
+    assert loop.run(shop.rows(schema.doomed_objects, "object_key")) == [("aa/another",)]

@@ -158,18 +158,20 @@ def review_manifests(
 ) -> tuple[int, list[Removed]]:
     """Look at up to `entries` manifests that were due by `due_us`; return how many there were, and what went.
 
-    What it puts on the queues is due at once: the same `due_us` until nothing is found comes to an end, while clients
-    go on.
+    What it puts on the queues is due at once, and what it postpones is due later than `due_us`, even if the clock was
+    set back meanwhile: the same `due_us` until nothing is found comes to an end, while clients go on.
     """
     due = _DUE_MANIFESTS.all(tx, due_us=due_us, entries=entries)
     removed: list[Removed] = []
     for (manifest_id,) in due:
-        removed += _review_manifest(tx, manifest_id, at_us=at_us, retention=retention, delete_untagged=delete_untagged)
+        removed += _review_manifest(
+            tx, manifest_id, due_us=due_us, at_us=at_us, retention=retention, delete_untagged=delete_untagged
+        )
     return len(due), removed
 
 
 def _review_manifest(
-    tx: sa.Connection, manifest_id: int, *, at_us: int, retention: Retention, delete_untagged: bool
+    tx: sa.Connection, manifest_id: int, *, due_us: int, at_us: int, retention: Retention, delete_untagged: bool
 ) -> list[Removed]:
     row = _MANIFEST.one(tx, at_id=manifest_id)
     if row is None:  # the foreign key took the queue's row with it
@@ -181,7 +183,7 @@ def _review_manifest(
         _FORGET_MANIFEST.run(tx, at_id=manifest_id)
         return []
     if was_us + retention.undo_us > at_us:
-        _POSTPONE_MANIFEST.run(tx, at_id=manifest_id, until_us=was_us + retention.undo_us)
+        _POSTPONE_MANIFEST.run(tx, at_id=manifest_id, until_us=max(was_us + retention.undo_us, due_us + 1))
         return []
     if deleted_us is None:
         manifests.hide(tx, name, repo_id, manifest_id, digest, actor=ACTOR, at_us=at_us, retention=retention)
@@ -275,11 +277,11 @@ def review_blobs(
     due = _DUE_BLOBS.all(tx, due_us=due_us, entries=entries)
     removed: list[Removed] = []
     for (blob_id,) in due:
-        removed += _review_blob(tx, blob_id, at_us=at_us, retention=retention)
+        removed += _review_blob(tx, blob_id, due_us=due_us, at_us=at_us, retention=retention)
     return len(due), removed
 
 
-def _review_blob(tx: sa.Connection, blob_id: int, *, at_us: int, retention: Retention) -> list[Removed]:
+def _review_blob(tx: sa.Connection, blob_id: int, *, due_us: int, at_us: int, retention: Retention) -> list[Removed]:
     row = _BLOB.one(tx, at_id=blob_id)
     if row is None:  # the foreign key took the queue's row with it
         return []
@@ -287,7 +289,7 @@ def _review_blob(tx: sa.Connection, blob_id: int, *, at_us: int, retention: Rete
     digest = digest_of(alg, raw)
     removed = _drop_unused_links(tx, blob_id, digest, at_us)
     if keep_until_us is not None and keep_until_us > at_us:
-        _POSTPONE_BLOB.run(tx, at_id=blob_id, until_us=keep_until_us)
+        _POSTPONE_BLOB.run(tx, at_id=blob_id, until_us=max(keep_until_us, due_us + 1))
         return removed
     if referred:
         _FORGET_BLOB.run(tx, at_id=blob_id)
@@ -331,7 +333,11 @@ _IS_DOOMED = Prepared(
         doomed_objects.c.store_id == sa.bindparam("of_store"), doomed_objects.c.object_key == sa.bindparam("at_key")
     )
 )
-_FORGET_OBJECT = Prepared(sa.delete(doomed_objects).where(doomed_objects.c.id == sa.bindparam("at_id")))
+_FORGET_OBJECT = Prepared(
+    sa.delete(doomed_objects).where(
+        doomed_objects.c.id == sa.bindparam("at_id"), doomed_objects.c.object_key == sa.bindparam("at_key")
+    )
+)
 
 
 def due_objects(tx: sa.Connection, *, store_id: int, at_us: int, entries: int) -> list[Doomed]:
@@ -341,9 +347,9 @@ def due_objects(tx: sa.Connection, *, store_id: int, at_us: int, entries: int) -
 
 
 def forget_objects(tx: sa.Connection, objects: Sequence[Doomed]) -> None:
-    """Drop the rows of objects that are deleted, and durably so."""
+    """Drop the rows of objects that are deleted, and durably so. A number may be another row's by now, a key never."""
     for doomed in objects:
-        _FORGET_OBJECT.run(tx, at_id=doomed.id)
+        _FORGET_OBJECT.run(tx, at_id=doomed.id, at_key=doomed.object_key)
 
 
 def unnamed(tx: sa.Connection, object_keys: Sequence[str], *, store_id: int) -> list[str]:
@@ -443,11 +449,11 @@ def queue(tx: sa.Connection, *, manifest_ids: Sequence[int] = (), blob_ids: Sequ
 
 
 def hurry(tx: sa.Connection, *, at_us: int, entries: int) -> bool:
-    """Have up to `entries` of each kind of what waits for its time come now; tell whether some may be left.
+    """Have up to `entries` of each kind of what waits for its time come now; tell whether some are likely to be left.
 
-    Reviews still decide by themselves; objects go.
+    Reviews still decide by themselves; objects go. What clients bring meanwhile is no reason to go on.
     """
-    changed = 0
+    most = 0
     for table, when in (
         (gc_manifest_queue, gc_manifest_queue.c.review_after_us),
         (gc_blob_queue, gc_blob_queue.c.review_after_us),
@@ -455,22 +461,37 @@ def hurry(tx: sa.Connection, *, at_us: int, entries: int) -> bool:
     ):
         (key,) = table.primary_key
         some = sa.select(key).where(when > at_us).limit(entries).scalar_subquery()
-        changed += tx.execute(sa.update(table).where(key.in_(some)).values({when.name: at_us})).rowcount
-    return changed > 0
+        most = max(most, tx.execute(sa.update(table).where(key.in_(some)).values({when.name: at_us})).rowcount)
+    return most >= entries
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """How much there is to do now; counting it costs what it is, not what is stored."""
+
+    manifests: int
+    blobs: int
+    objects: int
+
+
+def due(tx: sa.Connection, *, at_us: int) -> Due:
+    """Count what is due."""
+    return Due(
+        _count(tx, gc_manifest_queue, gc_manifest_queue.c.review_after_us <= at_us),
+        _count(tx, gc_blob_queue, gc_blob_queue.c.review_after_us <= at_us),
+        _count(tx, doomed_objects, doomed_objects.c.not_before_us <= at_us),
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """How much there is, how much of it is due, and what waits for its time, with the moment of the first.
+    """How much there is, and what waits for its time, with the moment of the first.
 
     A blob waits when no manifest refers to it and its lease is not over.
     """
 
     manifests: int
     blobs: int
-    due_manifests: int
-    due_blobs: int
-    due_objects: int
     deleted_manifests: int
     past_moves: int
     waiting_blobs: int
@@ -480,27 +501,24 @@ class Backlog:
 
 
 def backlog(tx: sa.Connection, *, at_us: int) -> Backlog:
-    """Count what there is to do."""
-
-    def count(table: sa.Table, *where: sa.ColumnElement[bool]) -> int:
-        return tx.execute(sa.select(sa.func.count()).select_from(table).where(*where)).scalar_one()
-
+    """Count what there is, and what is to come: for a command, since it walks through everything."""
     leased = (
         gc_blob_queue.c.review_after_us > at_us,
         ~sa.exists().where(manifest_blobs.c.blob_id == gc_blob_queue.c.blob_id),
     )
     return Backlog(
-        manifests=count(manifests_table),
-        blobs=count(blobs),
-        due_manifests=count(gc_manifest_queue, gc_manifest_queue.c.review_after_us <= at_us),
-        due_blobs=count(gc_blob_queue, gc_blob_queue.c.review_after_us <= at_us),
-        due_objects=count(doomed_objects, doomed_objects.c.not_before_us <= at_us),
-        deleted_manifests=count(manifests_table, manifests_table.c.deleted_us.is_not(None)),
-        past_moves=count(tag_history, tag_history.c.to_us.is_not(None)),
-        waiting_blobs=count(gc_blob_queue, *leased),
+        manifests=_count(tx, manifests_table),
+        blobs=_count(tx, blobs),
+        deleted_manifests=_count(tx, manifests_table, manifests_table.c.deleted_us.is_not(None)),
+        past_moves=_count(tx, tag_history, tag_history.c.to_us.is_not(None)),
+        waiting_blobs=_count(tx, gc_blob_queue, *leased),
         next_blob_us=tx.execute(sa.select(sa.func.min(gc_blob_queue.c.review_after_us)).where(*leased)).scalar(),
-        waiting_objects=count(doomed_objects, doomed_objects.c.not_before_us > at_us),
+        waiting_objects=_count(tx, doomed_objects, doomed_objects.c.not_before_us > at_us),
         next_object_us=tx.execute(
             sa.select(sa.func.min(doomed_objects.c.not_before_us)).where(doomed_objects.c.not_before_us > at_us)
         ).scalar(),
     )
+
+
+def _count(tx: sa.Connection, table: sa.Table, *where: sa.ColumnElement[bool]) -> int:
+    return tx.execute(sa.select(sa.func.count()).select_from(table).where(*where)).scalar_one()

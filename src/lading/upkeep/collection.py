@@ -17,7 +17,7 @@ import structlog
 
 from lading import metrics
 from lading.metadata import collection, passes
-from lading.metadata.collection import Backlog, Removed
+from lading.metadata.collection import Backlog, Due, Removed
 from lading.metadata.database import Database
 from lading.metadata.garbage import Retention
 from lading.metadata.passes import Pass
@@ -88,15 +88,15 @@ class Collector:
     async def collect(self, report: Report) -> None:
         """Remove all whose time has come; one stage makes work for the next."""
         await self._trim_history(report)
-        report.begin("review manifests", (await self.backlog()).due_manifests)
+        report.begin("review manifests", (await self._due()).manifests)
         await self._review(self._review_manifests, report)
-        report.begin("review blobs", (await self.backlog()).due_blobs)
+        report.begin("review blobs", (await self._due()).blobs)
         await self._review(self._review_blobs, report)
-        report.begin("delete files", (await self.backlog()).due_objects)
+        report.begin("delete files", (await self._due()).objects)
         await self._delete_objects(report)
 
     async def backlog(self) -> Backlog:
-        """Count what there is to do."""
+        """Count what there is, and what is to come."""
         return await self._database.scan(collection.backlog, at_us=now_us())
 
     async def hurry(self) -> None:
@@ -127,6 +127,9 @@ class Collector:
             finished_us = at_us if following is None else state.finished_us
             state = Pass(following or 0, state.started_us, finished_us)
             await self._database.release(passes.save, walk.name, state)
+
+    async def _due(self) -> Due:
+        return await self._database.scan(collection.due, at_us=now_us())
 
     # The stages
 
