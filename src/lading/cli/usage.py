@@ -89,6 +89,7 @@ def _survey_document(survey: "Survey") -> dict[str, object]:
         "database_bytes": survey.database_bytes,
         "uploads_bytes": survey.uploads_bytes,
         "snapshots_bytes": survey.snapshots_bytes,
+        "quarantine_bytes": survey.quarantine_bytes,
         "repositories": [_repository_row(row) for row in survey.repositories],
     }
 
@@ -151,7 +152,7 @@ def _survey_lines(survey: "Survey") -> Iterator[str]:
     yield from _held(survey.held_reason)
     yield (
         f"besides: database {_size(survey.database_bytes)}, open uploads {_size(survey.uploads_bytes)},"
-        f" snapshots {_size(survey.snapshots_bytes)}"
+        f" snapshots {_size(survey.snapshots_bytes)}, quarantine {_size(survey.quarantine_bytes)}"
     )
 
 

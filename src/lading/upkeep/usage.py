@@ -17,6 +17,7 @@ from lading.metadata.times import HOUR_US
 from lading.metadata.usage import Freed, RepositoryUsage, TagUsage, Totals
 from lading.metadata.verify import ReadOnlyDatabase
 from lading.oci.errors import CommandRefused
+from lading.storage.scrub import QUARANTINE
 from lading.storage.usage import database_bytes, folder_bytes, object_bytes
 
 
@@ -42,6 +43,7 @@ class Survey:
     database_bytes: int
     uploads_bytes: int
     snapshots_bytes: int
+    quarantine_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,7 @@ class Usage:
             database_bytes(self._data / FILE),
             folder_bytes(self._data / "uploads"),
             folder_bytes(self._data / FOLDER),
+            folder_bytes(self._data / QUARANTINE),
         )
 
     def repository(self, name: str) -> tuple[RepositoryUsage, Sequence[TagUsage]]:
