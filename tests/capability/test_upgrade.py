@@ -11,7 +11,6 @@ from tests.capability.content import digest_of
 from tests.capability.first_version import APP, COPY, DEAD, INDEX, MANIFESTS, ONE, REFERRER, STRONG
 from tests.capability.operated import OperatedRegistry
 from tests.capability.repository import Repository, with_digest
-from tests.capability.server import until
 from tests.faults.verifying import verify
 
 ARCHIVE = Path(__file__).parents[1] / "data" / "first-version.tar.xz"
@@ -64,9 +63,6 @@ def _finish_the_upload(app: Repository, server: OperatedRegistry) -> None:
 
 def test_what_the_first_version_deleted_is_collected_and_nothing_else(upgraded: OperatedRegistry) -> None:
     """Its queues are those that the collector reads."""
-    upgraded.set("LADING_COLLECTION__EVERY_SECONDS", "0.1")
-    upgraded.set("LADING_COLLECTION__UNDO_SECONDS", "0")
-    upgraded.set("LADING_COLLECTION__DELAY_SECONDS", "0")
     dead = [path for layer in DEAD.layers for path in upgraded.objects_of(digest_of(layer))]
     assert len(dead) == 1
     upgraded.start()
@@ -74,9 +70,12 @@ def test_what_the_first_version_deleted_is_collected_and_nothing_else(upgraded: 
     app.request("DELETE", "manifests/multi").expect(202)
     app.request("DELETE", f"manifests/{digest_of(INDEX)}").expect(202)
 
-    assert until(lambda: not any(path.exists() for path in dead), seconds=30)
+    upgraded.do("garbage-collect", "--now", "--yes")
 
-    assert not upgraded.sql("SELECT id FROM manifests WHERE digest = ?", bytes.fromhex(DEAD.digest.partition(":")[2]))
+    assert not dead[0].exists()
+    for digest in (DEAD.digest, digest_of(INDEX)):
+        assert not upgraded.sql("SELECT id FROM manifests WHERE digest = ?", bytes.fromhex(digest.partition(":")[2]))
     for content in given.BLOBS:
         assert app.request("GET", f"blobs/{digest_of(content)}").expect(200).body == content
+    assert not verify(upgraded.data).document["findings"]
     upgraded.stop()
