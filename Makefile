@@ -55,7 +55,7 @@ faults: $(DEV) ## kill, cut and starve the server; nothing acknowledged is lost 
 	tests/clients/install faults
 	@export LADING_FULL=$(FULL) LADING_SEED=$${LADING_SEED:-$$(od -An -N4 -tx4 /dev/urandom | tr -d ' ')}; \
 	echo "To draw the same again: LADING_SEED=$$LADING_SEED" && \
-	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m slow $(BESIDE) && \
+	$(BIN)/python -m pytest -q -n 2 -m slow $(BESIDE) && \
 	$(BIN)/python -m pytest -q -m slow tests $(BESIDE:%=--ignore=%)
 
 bench: $(DEV) ## beside distribution v3 and nginx, in one run
