@@ -91,6 +91,7 @@ VALUES: Mapping[str, tuple[Values, ...]] = {
     ),
     "collection._IS_NAMED": ({"of_store": 1, "at_key": "aa/a"}, {"of_store": 2, "at_key": "aa/a"}),
     "collection._IS_DOOMED": ({"of_store": 1, "at_key": "aa/old"}, {"of_store": 1, "at_key": "aa/a"}),
+    "collection._POSTPONE_OBJECT": ({"at_id": 1, "until_us": 99}, {"at_id": 99, "until_us": 99}),
     "collection._FORGET_OBJECT": (
         {"at_id": 1, "at_key": "aa/old"},
         {"at_id": 1, "at_key": "aa/a"},

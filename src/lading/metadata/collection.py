@@ -339,6 +339,12 @@ _FORGET_OBJECT = Prepared(
     )
 )
 
+_POSTPONE_OBJECT = Prepared(
+    sa.update(doomed_objects)
+    .where(doomed_objects.c.id == sa.bindparam("at_id"))
+    .values(not_before_us=sa.bindparam("until_us"))
+)
+
 
 def due_objects(tx: sa.Connection, *, store_id: int, at_us: int, entries: int) -> list[Doomed]:
     """Return up to `entries` objects whose time has come. One that a blob names, against all rules, is left alone."""
@@ -350,6 +356,12 @@ def forget_objects(tx: sa.Connection, objects: Sequence[Doomed]) -> None:
     """Drop the rows of objects that are deleted, and durably so. A number may be another row's by now, a key never."""
     for doomed in objects:
         _FORGET_OBJECT.run(tx, at_id=doomed.id, at_key=doomed.object_key)
+
+
+def postpone_objects(tx: sa.Connection, objects: Sequence[Doomed], *, until_us: int) -> None:
+    """Try again later with objects that could not be deleted, so that they do not keep others from it."""
+    for doomed in objects:
+        _POSTPONE_OBJECT.run(tx, at_id=doomed.id, until_us=until_us)
 
 
 def unnamed(tx: sa.Connection, object_keys: Sequence[str], *, store_id: int) -> list[str]:

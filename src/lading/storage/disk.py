@@ -134,36 +134,42 @@ class DiskStore:
         """Delete an object that no row has ever named; it may be gone already."""
         await self.in_thread((self._objects / object_key).unlink, missing_ok=True)
 
-    async def remove_all(self, object_keys: Sequence[str]) -> list[int]:
-        """Delete objects that no row names any more, durably; return the bytes that each had, 0 if it was gone.
+    async def remove_all(self, object_keys: Sequence[str]) -> list[int | None]:
+        """Delete objects that no row names any more, durably.
+
+        Return the bytes that each had, 0 if it was gone, None if it cannot be deleted.
 
         Raises:
-            Internal: not all of them are gone, or not durably; it may be tried again.
+            Internal: what is deleted is not certain to stay so; it may be tried again.
 
         """
 
-        def remove_all() -> list[int]:
+        def remove_all() -> list[int | None]:
+            sizes = [self._unlink(key) for key in object_keys]
             with _translated():
-                sizes = [self._unlink(key) for key in object_keys]
                 for folder in {(self._objects / key).parent for key in object_keys}:
                     sync_directory(folder)
             return sizes
 
         return await self.in_thread(remove_all)
 
-    def _unlink(self, object_key: str) -> int:
+    def _unlink(self, object_key: str) -> int | None:
         path = self._objects / object_key
         try:
             size = path.stat().st_size
             path.unlink()
         except FileNotFoundError:
             return 0
+        except OSError as error:
+            log.warning("object cannot be deleted; it will be tried again", object_key=object_key, error=str(error))
+            here.add(metrics.STORE_ERRORS, metrics.OTHER)
+            return None
         return size
 
-    async def sizes(self, object_keys: Sequence[str]) -> list[int]:
+    async def sizes(self, object_keys: Sequence[str]) -> list[int | None]:
         """Return the bytes of each object, 0 if it is gone."""
 
-        def sizes() -> list[int]:
+        def sizes() -> list[int | None]:
             with _translated():
                 return [path.stat().st_size if path.exists() else 0 for path in map(self.object_path, object_keys)]
 

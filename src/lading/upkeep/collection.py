@@ -21,7 +21,7 @@ from lading.metadata.collection import Backlog, Due, Removed
 from lading.metadata.database import Database
 from lading.metadata.garbage import Retention
 from lading.metadata.passes import Pass
-from lading.metadata.times import DAY_US, now_us
+from lading.metadata.times import DAY_US, HOUR_US, now_us
 from lading.metrics import here
 from lading.storage.disk import OBJECT_FOLDERS, DiskStore
 from lading.upkeep.turns import turn
@@ -177,14 +177,13 @@ class Collector:
                 return
             keys = [doomed.object_key for doomed in due]
             work = self._disk.sizes(keys) if self._policy.only_rows else self._disk.remove_all(keys)
-            sizes = await self._gently(work)
-            await self._database.release(collection.forget_objects, due)
-            report.add(
-                [
-                    Removed("object", doomed.reason, size, object_key=doomed.object_key)
-                    for doomed, size in zip(due, sizes, strict=True)
-                ]
-            )
+            sizes = dict(zip(due, await self._gently(work), strict=True))
+            gone = [doomed for doomed, size in sizes.items() if size is not None]
+            await self._database.release(collection.forget_objects, gone)
+            if len(gone) < len(due):
+                left = [doomed for doomed, size in sizes.items() if size is None]
+                await self._database.release(collection.postpone_objects, left, until_us=now_us() + HOUR_US)
+            report.add([Removed("object", item.reason, sizes[item] or 0, object_key=item.object_key) for item in gone])
             report.step(len(due))
 
     # The net
