@@ -149,8 +149,14 @@ def told(tx: sa.Connection, *kinds: Kind) -> sa.Subquery:
     source: sa.FromClause = feed
     if eras:
         each = sa.func.json_each(sa.literal(json.dumps(eras))).table_valued("value")
-        parts = (sa.func.json_extract(each.c.value, f"$[{part}]") for part in range(4))
-        era = sa.select(*(part.label(name) for part, name in zip(parts, Era.__slots__, strict=True))).cte("eras")
+        parts = [
+            sa.cast(sa.func.json_extract(each.c.value, f"$[{place}]"), feed.c[column].type).label(name)
+            for place, (name, column) in enumerate(
+                zip(Era.__slots__, ("repository", "seq", "seq", "repository"), strict=True)
+            )
+        ]
+        # Materialized, and with types like the feed's: then SQLite makes an index of it for the join.
+        era = sa.select(*parts).cte("eras").prefix_with("MATERIALIZED")
         is_then = sa.and_(era.c.name == feed.c.repository, feed.c.seq > era.c.after, feed.c.seq < era.c.before)
         source, now = feed.outerjoin(era, is_then), sa.func.coalesce(era.c.now, feed.c.repository)
     return (

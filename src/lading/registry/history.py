@@ -233,8 +233,12 @@ def _plan(tx: sa.Connection, repository: str, *, at_us: int | None) -> Plan:
         raise NameUnknown(f"{repository}{was} was removed for good on {times.to_second(ended_us)}")
     if at_us is None and found.deleted_us is None:
         deleted_us, _ = history.ends_of_repository(tx, repository)
-        when = "" if deleted_us is None else f"; it was last on {times.to_second(deleted_us)}, and has come back since"
-        raise CommandRefused(f"{repository} is not deleted{when}", "name a moment to go back to with --at")
+        if deleted_us is None:
+            raise CommandRefused(f"{repository} is not deleted", "name a moment to go back to with --at")
+        raise CommandRefused(
+            f"{repository} is not deleted; it was last on {times.to_second(deleted_us)}, and has come back since",
+            f"to have back what it had before: --at {times.text(deleted_us - 1)}",
+        )
     moment = Moment(at_us, found.deleted_us)
     plan = Plan(
         repository,
