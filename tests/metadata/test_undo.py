@@ -390,7 +390,7 @@ async def change(house: Past, what: str, repository: str, tag: Tag, mark: str) -
             await house.collect()
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(
         st.tuples(

@@ -126,19 +126,16 @@ def former_names(tx: sa.Connection) -> Sequence[Era]:
         .order_by(feed.c.seq)
     )
     touched: dict[str, int] = {}
-    walk: list[tuple[int, str, int, str, int]] = []
+    walk: list[tuple[int, str, int, str]] = []
     for seq, was, renamed, kind in changes:
         now = renamed if kind == Kind.REPOSITORY_RENAMED.value else ""
-        walk.append((seq, was, touched.get(was, 0), now, touched.get(now, 0)))
+        walk.append((seq, was, touched.get(was, 0), now))
         touched |= {was: seq, now: seq}
-    today: dict[str, str] = {"": ""}
+    today: dict[str, str] = {}
     eras: list[Era] = []
-    for seq, was, was_after, now, now_after in reversed(walk):
+    for seq, was, after, now in reversed(walk):
         today[was] = today.get(now, now)
-        eras.append(Era(was, was_after, seq, today[was]))
-        if now:  # whoever had the name before has gone
-            today[now] = ""
-            eras.append(Era(now, now_after, seq, ""))
+        eras.append(Era(was, after, seq, today[was]))
     return eras
 
 
