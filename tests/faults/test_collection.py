@@ -4,6 +4,7 @@ With leases, undo windows and delays of milliseconds it looks at everything all 
 there is not one row and not one byte left.
 """
 
+import contextlib
 import json
 import os
 import random
@@ -11,7 +12,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from tests.capability.server import until
 from tests.faults.checker import Checker, expire_leases, expire_sessions
 from tests.faults.conftest import FULL
 from tests.faults.controls import DIGEST_NAMED_KEYS, NO_LEASES
+from tests.faults.operating import Operator
 from tests.faults.preloaded import Preloaded, PreloadedRegistry
 from tests.faults.torture import INLINE_BYTES, Client, Load, new_clients
 
@@ -33,7 +35,6 @@ CLIENTS = 8
 QUIET_SECONDS = 60.0
 WATCH_SECONDS = 0.2
 SHORT_LEASE, LONG_LEASE = 0.02, 60.0
-
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(24 * 3600)]
 
 
@@ -52,17 +53,21 @@ def server(folder: Path) -> Iterator[PreloadedRegistry]:
         yield from running(folder, parent, SHORT_LEASE)
 
 
-def running(folder: Path, parent: Preloaded, lease_seconds: float) -> Iterator[PreloadedRegistry]:
-    """Run a server that collects all the time."""
-    folder.mkdir(exist_ok=True)
-    settings = {
+def eager(lease_seconds: float) -> Mapping[str, str]:
+    """Return the settings of a registry that collects all the time."""
+    return {
         "LADING_COLLECTION__LEASE_SECONDS": str(lease_seconds),
         "LADING_COLLECTION__UNDO_SECONDS": "0.02",
         "LADING_COLLECTION__DELAY_SECONDS": "0.02",
         "LADING_COLLECTION__EVERY_SECONDS": "0.01",
         "LADING_BLOBS__INLINE_MAX_BYTES": str(INLINE_BYTES),
     }
-    server = PreloadedRegistry(folder, parent, settings=settings)
+
+
+def running(folder: Path, parent: Preloaded, lease_seconds: float) -> Iterator[PreloadedRegistry]:
+    """Run a server that collects all the time."""
+    folder.mkdir(exist_ok=True)
+    server = PreloadedRegistry(folder, parent, settings=eager(lease_seconds))
     try:
         server.start()
         yield server
@@ -75,7 +80,8 @@ def test_what_is_accepted_stays_and_what_is_deleted_goes_to_the_last_byte(server
     clients = new_clients(server.wire, CLIENTS, seed=seed)
 
     began = time.monotonic()
-    load = torture(server, clients, MUTATIONS, MOST_SECONDS)
+    with operated(server, clients):
+        load = torture(server, clients, MUTATIONS, MOST_SECONDS)
     took = time.monotonic() - began
 
     tell(load, server.data, took)
@@ -94,7 +100,7 @@ def test_kills_in_the_middle_of_collections_lose_nothing_and_leave_nothing(
     kills = 0
 
     began = time.monotonic()
-    with Load(clients, KILLED_MUTATIONS) as load:
+    with operated(server, clients), Load(clients, KILLED_MUTATIONS) as load:
         while load.running:
             time.sleep(source.uniform(0.05, 1.0))
             if whole_tree:
@@ -159,6 +165,15 @@ def test_a_build_with_digest_named_keys_loses_what_it_accepted(folder: Path, see
     print(f"{DIGEST_NAMED_KEYS.name}, after {done} mutations: {' '.join(str(found.value).split())[:300]}")
 
 
+@contextlib.contextmanager
+def operated(server: PreloadedRegistry, clients: Sequence[Client]) -> Iterator[None]:
+    """Have an operator at hand, whom the clients ask to bring things back."""
+    with Operator(server.data, eager(SHORT_LEASE)) as operator:
+        for client in clients:
+            client.operator = operator
+        yield
+
+
 def torture(server: PreloadedRegistry, clients: Sequence[Client], mutations: int, seconds: float) -> Load:
     """Let the clients loose, and look again and again whether a blob's object is to be removed (I2)."""
     checker = Checker(server.data)
@@ -199,4 +214,5 @@ def tell(load: Load, data: Path, seconds: float) -> None:
     """Print what was done, and what was collected meanwhile."""
     rate = f"{load.mutations} mutations in {seconds:.0f} s ({load.mutations / seconds:.0f}/s)"
     print(f"{rate}, {load.refusals} manifests came too late for a blob and then came again")
+    print(f"{sum(client.restored for client in load.clients)} manifests were deleted and then restored")
     print(json.dumps({kind: count for kind, count in Checker(data).kinds().items() if "collected" in kind}))

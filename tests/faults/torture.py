@@ -11,11 +11,12 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
 from tests.capability.content import OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST, digest_of, encode
+from tests.faults.operating import Operator
 from tests.wire import Wire
 
 INLINE_BYTES = 512
@@ -142,6 +143,8 @@ class Client:
         self.mutations = 0
         self.refusals = 0
         self.cuts = 0
+        self.restored = 0
+        self.operator: Operator | None = None
         self.done: Counter[str] = Counter()
         self.faults: list[str] = []
         self._line = Line(wire)
@@ -163,7 +166,8 @@ class Client:
             (self._delete_tag, 6),
             (self._delete_blob, 6),
             (self._delete_repository, 4),
-            # Whoever brings deleted things back belongs here: (self._restore_tag, 6), (self._restore_repository, 1).
+            (self._restore_tag, 8),
+            (self._lose_repository, 2),
         )
 
     def run(self, stopping: Callable[[], bool]) -> None:
@@ -422,6 +426,52 @@ class Client:
         """Delete every manifest: the repository is collected, and made anew by the next push."""
         while self._at.live:
             self._delete_manifest()
+
+    # What comes back
+
+    def _restore_tag(self) -> None:
+        """Bring back what was deleted just now, if the collector has not been quicker."""
+        if self.operator is None or not self._at.gone:
+            return
+        digest, tag = self._random.choice(self._at.gone), self._random.choice(TAGS)
+        if self.operator.restore_tag(self._at.name, tag, digest):
+            self.restored += 1
+            self.mutations += 1
+            for child in self._manifests[digest].children:  # an index comes back with what it lists
+                self._keep(self._at, child, None, "PUT")
+            self._keep(self._at, digest, tag, "PUT")
+        else:
+            assert digest not in self._at.live, f"{self._at.name}@{digest} is gone for good, and it is live"
+
+    def _lose_repository(self) -> None:
+        """Delete the whole repository, and have it restored: each manifest is back, or gone for good."""
+        place = self._at
+        if self.operator is None or not place.live:
+            return
+        children = {child for digest in place.live for child in self._manifests[digest].children}
+        candidates, tags = place.live | children, place.tags
+        assert self.operator.delete_repository(place.name), f"{place.name} has manifests, and is not known"
+        self.mutations += 1
+        place.live, place.tags = set(), {}
+        self._observe(place, candidates, {})
+        assert not place.live, f"{place.name} was deleted, and has {place.live}"
+        if self._random.random() < 0.8 and self.operator.restore_repository(place.name):
+            self.mutations += 1
+            self._observe(place, candidates, tags)
+            self.restored += len(place.live)
+
+    def _observe(self, place: Repository, candidates: set[str], tags: Mapping[str, str]) -> None:
+        """Take the repository as it is: it may have these manifests, and these tags."""
+        for digest in sorted(candidates):
+            if self._ask_patiently("GET", f"/v2/{place.name}/manifests/{digest}").status == 200:
+                self._keep(place, digest, None, "PUT")
+            else:
+                place.gone = [*(gone for gone in place.gone if gone != digest), digest]
+        for tag in TAGS:
+            answer = self._ask_patiently("GET", f"/v2/{place.name}/manifests/{tag}")
+            if answer.status == 200:
+                assert tags.get(tag) == digest_of(answer.body), f"{place.name}:{tag} is not what it was"
+                place.tags[tag] = digest_of(answer.body)
 
     def delete_all(self) -> None:
         """Delete every manifest of every repository."""
