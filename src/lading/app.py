@@ -168,18 +168,13 @@ async def open_collector(
         CommandRefused: nothing may be removed from the store now.
 
     """
-    async with contextlib.AsyncExitStack() as stack:
-        stack.enter_context(turns.opened_beside(settings.data))
-        with adoption.looked_into(settings.data) as connection:
-            standing = adoption.standing(connection, settings.data)
-        adoption.refuse_removal(standing)
-        assert standing.store is not None
-        store = DiskStore(settings.data, _space(settings))
-        stack.callback(store.close)
-        database = Database(copy or settings.data / FILE, store.space)
-        stack.callback(database.close)
-        policy = dataclasses.replace(policy, only_rows=copy is not None)
-        yield Collector(database, store, policy, store_id=standing.store.id)
+    async with _opened_beside(settings) as (database, store, _, known):
+        adoption.refuse_removal(await database.scan(adoption.standing, settings.data))
+        if copy is None:
+            yield Collector(database, store, policy, store_id=known.id)
+            return
+        with contextlib.closing(Database(copy, store.space)) as copied:
+            yield Collector(copied, store, dataclasses.replace(policy, only_rows=True), store_id=known.id)
 
 
 def retention(settings: Settings) -> Retention:
