@@ -90,8 +90,8 @@ NO_LEASES = Control(
         ),
         Patch(
             "metadata/blobs.py",
-            "    until_us = at_us + retention.lease_us\n    if not _LEASE",
-            "    until_us = at_us\n    if not _LEASE",
+            "    until_us = at_us + retention.lease_us\n    _LEASE",
+            "    until_us = at_us\n    _LEASE",
         ),
     ),
 )

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from lading.metadata import collection, schema
+from lading.metadata import blobs, collection, schema
 from lading.metadata.collection import Doomed, Removed
 from lading.metadata.garbage import Retention
 from lading.metadata.times import DAY_US, now_us
@@ -375,3 +375,32 @@ def test_what_is_forgotten_late_is_not_what_has_the_number_now(shop: Shop, loop:
     loop.run(shop.database.release(collection.forget_objects, [Doomed(1, "aa/late", "unreferenced")]))
 
     assert loop.run(shop.rows(schema.doomed_objects, "object_key")) == [("aa/another",)]
+
+
+def test_an_untagged_manifest_goes_in_one_round_where_there_is_no_undo_window(shop: Shop, loop: asyncio.Runner) -> None:
+    """`lading garbage-collect --now --delete-untagged` is to leave nothing for the next time."""
+    loop.run(shop.image(BIG))
+
+    report = loop.run(shop.collect(delete_untagged=True, search=True))
+
+    assert {what for what, _ in report.counts} == {"untagged manifest", "manifest", "blob", "object", "repository"}
+    assert shop.files() == []
+
+
+def test_a_lease_is_not_given_to_who_has_the_number_of_a_repository_that_went(shop: Shop, loop: asyncio.Runner) -> None:
+    """A look into the one and a lease for the other would say that a blob is there which is not (I4)."""
+    digest = Digest.of(BIG)
+    loop.run(shop.image(BIG, tags=(V1,), repository=OTHER))
+    loop.run(shop.push_blob(BIG))
+    ((gone_id, _),) = [row for row in loop.run(shop.rows(schema.repositories, "id", "name")) if row[1] == APP]
+    loop.run(shop.collect())
+    loop.run(shop.image(BIG, tags=(V1,), repository="team/newcomer"))
+    assert (gone_id, "team/newcomer") in loop.run(shop.rows(schema.repositories, "id", "name"))
+
+    async def extend(repository: str) -> bool:
+        return await shop.database.write(
+            blobs.extend_lease, repository, digest, at_us=now_us(), retention=shop.retention
+        )
+
+    assert not loop.run(extend(APP))
+    assert loop.run(extend(OTHER))

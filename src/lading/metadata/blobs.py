@@ -254,12 +254,17 @@ def show(  # noqa: PLR0913 - as `link`
         feed.append(tx, feed.Kind.BLOB_LINKED, repository=repository, digest=digest, actor=actor, at_us=at_us)
 
 
-def extend_lease(tx: sa.Connection, repo_id: int, blob_id: int, *, at_us: int, retention: Retention) -> bool:
-    """Keep the blob for another lease; False when it is no longer to be seen."""
-    until_us = at_us + retention.lease_us
-    if not _LEASE.run(tx, at_repo=repo_id, at_blob=blob_id, until_us=until_us):
+def extend_lease(tx: sa.Connection, repository: str, digest: Digest, *, at_us: int, retention: Retention) -> bool:
+    """Keep the blob for another lease; False when it is no longer to be seen.
+
+    It is looked up once more: the repository may have been collected meanwhile, and its number be another's.
+    """
+    linked = find(tx, repository, digest)
+    if linked is None:
         return False
-    garbage.review_blob(tx, blob_id, after_us=until_us, event="leased")
+    until_us = at_us + retention.lease_us
+    _LEASE.run(tx, at_repo=linked.repo_id, at_blob=linked.blob.id, until_us=until_us)
+    garbage.review_blob(tx, linked.blob.id, after_us=until_us, event="leased")
     return True
 
 

@@ -185,9 +185,11 @@ def _review_manifest(
     if was_us + retention.undo_us > at_us:
         _POSTPONE_MANIFEST.run(tx, at_id=manifest_id, until_us=max(was_us + retention.undo_us, due_us + 1))
         return []
-    if deleted_us is None:
+    hidden = [Removed("untagged manifest", "no tag names it", 0, name, digest)] if deleted_us is None else []
+    if hidden:
         manifests.hide(tx, name, repo_id, manifest_id, digest, actor=ACTOR, at_us=at_us, retention=retention)
-        return [Removed("untagged manifest", "no tag names it", 0, name, digest)]
+        if retention.undo_us:
+            return hidden
     for (blob_id,) in _BLOBS_OF_MANIFEST.all(tx, at_id=manifest_id):
         garbage.review_blob(tx, blob_id, after_us=AT_ONCE_US, event="manifest collected")
     for (child_id,) in _CHILDREN_OF_MANIFEST.all(tx, at_id=manifest_id):
@@ -195,7 +197,7 @@ def _review_manifest(
     _DELETE_MANIFEST.run(tx, at_id=manifest_id)
     feed.append(tx, feed.Kind.MANIFEST_COLLECTED, repository=name, digest=digest, actor=ACTOR, at_us=at_us)
     removed = Removed("manifest", "deleted, and its undo window is over", size, name, digest)
-    return [removed, *_drop_empty_repository(tx, repo_id, at_us)]
+    return [*hidden, removed, *_drop_empty_repository(tx, repo_id, at_us)]
 
 
 # Repositories

@@ -55,7 +55,7 @@ class Blobs:
         """
         linked = await self._find(repository, digest)
         if for_push and linked.keep_until_us < now_us() + self._retention.lease_us // 2:
-            await self._extend_lease(linked)
+            await self._extend_lease(repository, digest)
         return linked.blob.content_bytes
 
     async def open(self, repository: str, digest: Digest) -> OpenBlob:
@@ -121,10 +121,10 @@ class Blobs:
         """Tell whether the blob's bytes are where its row says, with the right length."""
         return blob.object_key is None or self._store.has(blob.object_key, blob.content_bytes)
 
-    async def _extend_lease(self, linked: LinkedBlob) -> None:
+    async def _extend_lease(self, repository: str, digest: Digest) -> None:
         with contextlib.suppress(StorageFull):  # nothing can be pushed now that would rely on it
             extended = await self._database.write(
-                blobs.extend_lease, linked.repo_id, linked.blob.id, at_us=now_us(), retention=self._retention
+                blobs.extend_lease, repository, digest, at_us=now_us(), retention=self._retention
             )
             if not extended:
                 raise BlobUnknown
