@@ -77,7 +77,12 @@ VALUES: Mapping[str, tuple[Values, ...]] = {
     "collection._DELETE_REPOSITORY": ({"at_id": 2}, {"at_id": 99}),
     "collection._DUE_BLOBS": ({"due_us": 100, "entries": 5}, {"due_us": 99, "entries": 5}),
     "collection._BLOB": ({"at_id": 1}, {"at_id": 3}, {"at_id": 99}),
-    "collection._UNUSED_LINKS": ({"at_id": 1, "at_us": 13}, {"at_id": 1, "at_us": 12}, {"at_id": 3, "at_us": 12}),
+    "collection._UNUSED_LINKS": (
+        {"at_id": 1, "at_us": 13, "entries": 9},
+        {"at_id": 1, "at_us": 12, "entries": 9},
+        {"at_id": 3, "at_us": 12, "entries": 9},
+        {"at_id": 1, "at_us": 13, "entries": 0},
+    ),
     "collection._DELETE_LINK": ({"at_repo": 3, "at_blob": 1}, {"at_repo": 2, "at_blob": 1}),
     "collection._EXTENTS": ({"at_id": 1}, {"at_id": 2}),
     "collection._DELETE_EXTENTS": ({"at_id": 1}, {"at_id": 2}),

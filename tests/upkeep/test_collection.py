@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -404,3 +405,26 @@ def test_a_lease_is_not_given_to_who_has_the_number_of_a_repository_that_went(sh
 
     assert not loop.run(extend(APP))
     assert loop.run(extend(OTHER))
+
+
+def test_a_layer_that_many_repositories_had_in_common_goes_in_small_pieces(shop: Shop, loop: asyncio.Runner) -> None:
+    """A push waits for a transaction, so none of them may be about thousands of repositories."""
+    digest, count = Digest.of(BIG), 2 * collection.LINKS + 1
+    loop.run(shop.push_blob(BIG))
+    for number in range(1, count):
+        loop.run(shop.blobs.mount(f"team/{number}", digest, source=APP, may_pull=lambda _: True, actor="ann"))
+    at_us = now_us()
+
+    async def review() -> tuple[int, list[Removed]]:
+        return await shop.database.release(
+            collection.review_blobs, due_us=at_us, at_us=at_us, retention=shop.retention, entries=1
+        )
+
+    seen = [Counter(removed.what for removed in loop.run(review())[1]) for _ in range(4)]
+
+    assert seen == [
+        {"repository": collection.LINKS},
+        {"repository": collection.LINKS},
+        {"repository": 1, "blob": 1},
+        {},
+    ]

@@ -36,6 +36,9 @@ ACTOR = "collector"
 AT_ONCE_US = 0
 """A review that need not wait; one that is queued for a later moment keeps it."""
 
+LINKS = 50
+"""In one review: thousands of repositories may have had a layer in common, and lose it on the same day."""
+
 
 @dataclass(frozen=True, slots=True)
 class Removed:
@@ -253,6 +256,8 @@ _UNUSED_LINKS = Prepared(
             manifest_blobs.c.blob_id == sa.bindparam("at_id"), manifest_blobs.c.repo_id == repo_blobs.c.repo_id
         ),
     )
+    .order_by(repo_blobs.c.repo_id)
+    .limit(sa.bindparam("entries"))
 )
 _DELETE_LINK = Prepared(
     sa.delete(repo_blobs).where(
@@ -289,7 +294,9 @@ def _review_blob(tx: sa.Connection, blob_id: int, *, due_us: int, at_us: int, re
         return []
     alg, raw, size, referred, keep_until_us = row
     digest = digest_of(alg, raw)
-    removed = _drop_unused_links(tx, blob_id, digest, at_us)
+    removed, more = _drop_unused_links(tx, blob_id, digest, at_us)
+    if more:  # it stays on the queue, and is due
+        return removed
     if keep_until_us is not None and keep_until_us > at_us:
         _POSTPONE_BLOB.run(tx, at_id=blob_id, until_us=max(keep_until_us, due_us + 1))
         return removed
@@ -304,15 +311,16 @@ def _review_blob(tx: sa.Connection, blob_id: int, *, due_us: int, at_us: int, re
     return [*removed, Removed("blob", "no manifest refers to it", size, None, digest)]
 
 
-def _drop_unused_links(tx: sa.Connection, blob_id: int, digest: Digest, at_us: int) -> list[Removed]:
-    """Have repositories that hold the blob by nothing but an old lease lose sight of it."""
+def _drop_unused_links(tx: sa.Connection, blob_id: int, digest: Digest, at_us: int) -> tuple[list[Removed], bool]:
+    """Have repositories that hold the blob by nothing but an old lease lose sight of it; tell whether more may do."""
     removed: list[Removed] = []
-    for repo_id, name, hidden_us in _UNUSED_LINKS.all(tx, at_id=blob_id, at_us=at_us):
+    links = _UNUSED_LINKS.all(tx, at_id=blob_id, at_us=at_us, entries=LINKS)
+    for repo_id, name, hidden_us in links:
         _DELETE_LINK.run(tx, at_repo=repo_id, at_blob=blob_id)
         if hidden_us is None:
             feed.append(tx, feed.Kind.BLOB_UNLINKED, repository=name, digest=digest, actor=ACTOR, at_us=at_us)
         removed += _drop_empty_repository(tx, repo_id, at_us)
-    return removed
+    return removed, len(links) == LINKS
 
 
 # Objects

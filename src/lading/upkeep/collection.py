@@ -28,7 +28,7 @@ from lading.upkeep.turns import turn
 
 T = TypeVar("T")
 
-_REVIEWS = 20
+_REVIEWS = 5
 """In one transaction: some milliseconds, for which a push may have to wait."""
 _OBJECTS = 50
 _PAGE_ENTRIES = 1000
