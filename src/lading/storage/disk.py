@@ -13,6 +13,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,7 +24,7 @@ import structlog
 from lading import metrics
 from lading.metrics import here
 from lading.oci.digest import Algorithm, Digest, RunningDigest
-from lading.oci.errors import Busy, Internal, StorageFull, SyncFailed, UploadInvalid
+from lading.oci.errors import Busy, Internal, StorageFull, StoreUnavailable, SyncFailed, UploadInvalid
 from lading.storage import probe
 from lading.storage.space import FULL, Space
 from lading.storage.tally import StagedBytes
@@ -41,6 +42,8 @@ _PROBED_BYTES = 256 * 1024
 _MAX_VECTOR = 512
 OBJECT_FOLDERS = 256
 """The folders that objects lie in: one for each first byte of a digest."""
+OBJECT_NAME = re.compile(r"([0-9a-f]{2})[0-9a-f]{62}(?:[0-9a-f]{64})?\.([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
+"""An object's file: the folder that it belongs into, and the upload session that made it."""
 _NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
 
 
@@ -51,6 +54,15 @@ def _translated() -> Iterator[None]:
         yield
     except OSError as error:
         raise _ours(error) from error
+
+
+@contextlib.contextmanager
+def _there() -> Iterator[None]:
+    """Tell of a folder that is gone as of a store that is: all were made before the first object."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise StoreUnavailable from error
 
 
 def _ours(error: OSError) -> StorageFull | Busy | Internal:
@@ -140,13 +152,14 @@ class DiskStore:
         Return the bytes that each had, 0 if it was gone, None if it cannot be deleted.
 
         Raises:
+            StoreUnavailable: the store is not there, so nothing is known of what it has.
             Internal: what is deleted is not certain to stay so; it may be tried again.
 
         """
 
         def remove_all() -> list[int | None]:
             sizes = [self._unlink(key) for key in object_keys]
-            with _translated():
+            with _translated(), _there():
                 for folder in {(self._objects / key).parent for key in object_keys}:
                     sync_directory(folder)
             return sizes
@@ -179,18 +192,26 @@ class DiskStore:
         """Return the keys in one of the folders that no commit is at: made before that second, and without a session.
 
         A staging file is there until its session's row is gone, or its object has a row.
+
+        Raises:
+            StoreUnavailable: the store is not there.
+
         """
+        name = f"{folder:02x}"
 
         def settled() -> list[str]:
-            found = []
-            with _translated(), os.scandir(self._objects / f"{folder:02x}") as entries:
-                for entry in entries:
-                    _, _, upload_id = entry.name.partition(".")
-                    if entry.stat().st_ctime < before and not (self._uploads / upload_id).exists():
-                        found.append(f"{folder:02x}/{entry.name}")
-            return found
+            with _translated(), _there(), os.scandir(self._objects / name) as entries:
+                return [f"{name}/{entry.name}" for entry in entries if self._is_settled(entry, name, before)]
 
         return await self.in_thread(settled)
+
+    def _is_settled(self, entry: os.DirEntry[str], folder: str, before: float) -> bool:
+        parts = OBJECT_NAME.fullmatch(entry.name)
+        if parts is None or parts[1] != folder or not entry.is_file(follow_symlinks=False):
+            return False  # not ours to judge: `lading verify` tells of it
+        with contextlib.suppress(FileNotFoundError):
+            return entry.stat().st_ctime < before and not (self._uploads / parts[2]).exists()
+        return False
 
     # Staging files
 

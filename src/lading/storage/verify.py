@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from lading.oci.digest import Algorithm, Digest, RunningDigest
+from lading.storage.disk import OBJECT_NAME
 from lading.storage.identity import MARKER
 
 T = TypeVar("T")
@@ -26,7 +27,6 @@ THREADS = min(4, len(os.sched_getaffinity(0)))
 _READ_BYTES = 1024 * 1024
 _AHEAD = 4 * THREADS
 _FOLDER = re.compile(r"[0-9a-f]{2}")
-_OBJECT = re.compile(r"([0-9a-f]{2})[0-9a-f]{62}(?:[0-9a-f]{64})?\.([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 _NEW_MARKER = Path(MARKER).with_suffix(".new").name
 # A start tries with files of that name whether the disk can link, and may have been killed at it.
 _PROBE = ".probe"
@@ -100,7 +100,7 @@ class Files:
         for folder in folders:
             objects, strays = {}, []
             for name in _names(self._objects / folder):
-                match = _OBJECT.fullmatch(name)
+                match = OBJECT_NAME.fullmatch(name)
                 if match and match[1] == folder:
                     objects[f"{folder}/{name}"] = match[2]
                 elif name != _PROBE:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import structlog
 
+from lading.oci.errors import RegistryError
+
 log = structlog.get_logger(__name__)
 _LOCK_SECONDS = 1.0
 _LAST_SECONDS = 2.0
@@ -73,5 +75,7 @@ async def _repeat(job: Job) -> None:
 async def _run(job: Job) -> None:
     try:
         await job.run()
+    except RegistryError as error:
+        log.warning("job not done; it will be tried again", job=job.name, reason=str(error))
     except Exception:
         log.exception("job failed; it will be tried again", job=job.name)
