@@ -30,6 +30,7 @@ T = TypeVar("T")
 
 _REVIEWS = 5
 """In one transaction: some milliseconds, for which a push may have to wait."""
+_MOVES = 20
 _OBJECTS = 50
 _PAGE_ENTRIES = 1000
 _HURRIED_ENTRIES = 1000
@@ -133,15 +134,18 @@ class Collector:
 
     # The stages
 
+    # Each ends with what was due at its beginning: else a busy registry would keep the collector from the next one.
+
     async def _trim_history(self, report: Report) -> None:
+        at_us = now_us()
         while True:
             trimmed = await self._gently(
                 self._database.release(
-                    collection.trim_history, at_us=now_us(), retention=self._policy.retention, entries=_REVIEWS
+                    collection.trim_history, at_us=at_us, retention=self._policy.retention, entries=_MOVES
                 )
             )
             report.add([Removed("tag move", "its undo window is over")] * trimmed)
-            if trimmed < _REVIEWS:
+            if trimmed < _MOVES:
                 return
 
     async def _review(self, review: Callable[[int], Awaitable[tuple[int, list[Removed]]]], report: Report) -> None:
@@ -169,9 +173,10 @@ class Collector:
         )
 
     async def _delete_objects(self, report: Report) -> None:
+        at_us = now_us()
         while True:
             due = await self._database.scan(
-                collection.due_objects, store_id=self._store_id, at_us=now_us(), entries=_OBJECTS
+                collection.due_objects, store_id=self._store_id, at_us=at_us, entries=_OBJECTS
             )
             if not due:
                 return
