@@ -56,7 +56,7 @@ def names_in(database: Path) -> list[str]:
 def test_a_new_registry_is_copied_and_a_restart_does_not_copy_it_again(operated: OperatedRegistry) -> None:
     """A server that is restarted all day must not push a week of snapshots out."""
     operated.start()
-    assert until(lambda: len(snapshots(operated)) == 1)
+    assert until(lambda: len(snapshots(operated)) == len(operated.events("ready")) == 1)
     operated.stop()
 
     operated.start()
