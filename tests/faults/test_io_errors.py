@@ -3,6 +3,7 @@
 The errors are strace's, answered to the system calls of a running worker; short writes are the kernel's own.
 """
 
+import contextlib
 import resource
 import time
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from pysqlite3 import dbapi2
 
 from tests.capability.content import digest_of, random_content
 from tests.capability.repository import Repository, new_name, with_digest
@@ -37,10 +39,18 @@ def server(tmp_path: Path) -> Iterator[RegistryProcess]:
         process.kill()
 
 
+def is_quiet(server: RegistryProcess) -> bool:
+    """Tell whether the collector has written what it writes after a first start, so that clients alone write."""
+    with contextlib.closing(dbapi2.connect(server.data / "lading.db", timeout=10)) as connection:
+        done = connection.execute("SELECT count(*) FROM passes WHERE finished_us IS NOT NULL").fetchone()
+    return bool(done == (3,))
+
+
 class Push:
     """A blob whose bytes are staged, before its closing PUT."""
 
     def __init__(self, server: RegistryProcess, *, blob_bytes: int = BLOB_BYTES) -> None:
+        assert until(lambda: is_quiet(server))
         self.server = server
         self.repository = Repository(server.wire, new_name())
         self.content = random_content(blob_bytes)

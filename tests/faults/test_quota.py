@@ -58,6 +58,8 @@ def test_a_quota_that_runs_out_is_a_full_disk(tmp_path: Path) -> None:
             assert_clean(server)
             disk.free()
 
+            # The kernel is asked once a second.
+            assert until(lambda: content.repository.request("POST", "blobs/uploads/", body=b"").status == 202)
             assert_pushes(content)
             assert until(lambda: len(ballast_files(server)) == 8, seconds=60)
             assert_clean(server)

@@ -288,10 +288,10 @@ def test_a_file_that_no_row_speaks_of_goes_when_it_has_settled(shop: Shop, loop:
     key = f"ab/ab{'0' * 62}.00000000-0000-0000-0000-000000000000"
     (shop.data / "objects" / key).write_bytes(BIG)
 
-    assert loop.run(shop.store.settled_in(0xAB, before=0.0)) == []
-    assert loop.run(shop.store.settled_in(0xAB, before=2.0**40)) == [key]
+    assert loop.run(shop.store.settled_in(0xAB, before=0.0)) == (1, [])
+    assert loop.run(shop.store.settled_in(0xAB, before=2.0**40)) == (1, [key])
     (shop.data / "uploads" / key.partition(".")[2]).touch()
-    assert loop.run(shop.store.settled_in(0xAB, before=2.0**40)) == []
+    assert loop.run(shop.store.settled_in(0xAB, before=2.0**40)) == (1, [])
     assert loop.run(shop.collect(search=True)).counts == {}
     assert (shop.data / "objects" / key).exists()
 

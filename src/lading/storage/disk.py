@@ -188,8 +188,10 @@ class DiskStore:
 
         return await self.in_thread(sizes)
 
-    async def settled_in(self, folder: int, *, before: float) -> list[str]:
-        """Return the keys in one of the folders that no commit is at: made before that second, and without a session.
+    async def settled_in(self, folder: int, *, before: float) -> tuple[int, list[str]]:
+        """Look through one of the folders for keys that no commit is at: made before that second, without a session.
+
+        Return how many files it has, and those keys.
 
         A staging file is there until its session's row is gone, or its object has a row.
 
@@ -199,9 +201,11 @@ class DiskStore:
         """
         name = f"{folder:02x}"
 
-        def settled() -> list[str]:
-            with _translated(), _there(), os.scandir(self._objects / name) as entries:
-                return [f"{name}/{entry.name}" for entry in entries if self._is_settled(entry, name, before)]
+        def settled() -> tuple[int, list[str]]:
+            with _translated(), _there(), os.scandir(self._objects / name) as opened:
+                entries = list(opened)
+                keys = [f"{name}/{entry.name}" for entry in entries if self._is_settled(entry, name, before)]
+                return len(entries), keys
 
         return await self.in_thread(settled)
 

@@ -112,8 +112,9 @@ class Collector:
             report.begin(walk.name, total)
             position: int | None = 0
             while position is not None:
+                before = position
                 position = await self._gently(walk.page(position))
-                report.step(walk.entries)
+                report.step(walk.entries or (OBJECT_FOLDERS if position is None else position) - before)
 
     async def search_a_little(self) -> None:
         """Look at the next page of everything; begin anew when the last time is a day ago."""
@@ -197,7 +198,7 @@ class Collector:
         return (
             _Walk("search manifests", _PAGE_ENTRIES, self._manifests_page),
             _Walk("search blobs", _PAGE_ENTRIES, self._blobs_page),
-            _Walk("search files", 1, self._files_page),
+            _Walk("search files", None, self._files_page),
         )
 
     async def _manifests_page(self, after: int) -> int | None:
@@ -219,8 +220,17 @@ class Collector:
         return found.last
 
     async def _files_page(self, folder: int) -> int | None:
-        keys = await self._disk.settled_in(folder, before=time.time() - _STRAY_SECONDS)
-        strays = await self._database.scan(collection.unnamed, keys, store_id=self._store_id)
+        seen = 0
+        while folder < OBJECT_FOLDERS and seen < _PAGE_ENTRIES:
+            files, keys = await self._disk.settled_in(folder, before=time.time() - _STRAY_SECONDS)
+            if keys:
+                await self._doom_strays(keys)
+            seen += files
+            folder += 1
+        return folder if folder < OBJECT_FOLDERS else None
+
+    async def _doom_strays(self, object_keys: list[str]) -> None:
+        strays = await self._database.scan(collection.unnamed, object_keys, store_id=self._store_id)
         if strays:
             await self._database.release(
                 collection.doom_strays,
@@ -229,7 +239,6 @@ class Collector:
                 at_us=now_us(),
                 retention=self._policy.retention,
             )
-        return folder + 1 if folder + 1 < OBJECT_FOLDERS else None
 
     async def _gently(self, work: Awaitable[T]) -> T:
         """Do a piece of work, and then pause for a multiple of the time that it took: the busier, the longer."""
@@ -241,10 +250,13 @@ class Collector:
 
 @dataclass(frozen=True, slots=True)
 class _Walk:
-    """One way through everything: `page` looks at the part that begins at a position, and returns the next one."""
+    """One way through everything: `page` looks at the part that begins at a position, and returns the next one.
+
+    A page has so many `entries`, where positions are ids; else each position is one.
+    """
 
     name: str
-    entries: int
+    entries: int | None
     page: Callable[[int], Awaitable[int | None]]
 
 
