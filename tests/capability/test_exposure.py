@@ -249,7 +249,11 @@ def test_what_could_not_log_in_is_not_written(users: Path, name: str, password: 
 
 
 def _typed(folder: Path, command: list[str], answers: list[tuple[bytes, bytes]]) -> bytes:
-    """Run a command on a terminal, type each answer after its prompt, and return what the terminal showed."""
+    """Run a command on a terminal, type each answer after its prompt, and return what the terminal showed.
+
+    It is typed when the command waits for it: Python sees a Ctrl-C that comes between its last look for signals and its
+    read only when something else is typed.
+    """
     child, terminal = pty.fork()
     if child == 0:
         os.chdir(folder)
@@ -260,12 +264,17 @@ def _typed(folder: Path, command: list[str], answers: list[tuple[bytes, bytes]])
         before = len(shown)
         while not shown[before:].endswith(prompt):
             shown += _read(terminal, shown)
+        assert until(lambda: _sleeps(child)), f"it does not read after {shown!r}"
         os.write(terminal, answer)
     while more := _read(terminal, shown):
         shown += more
     os.waitpid(child, 0)
     os.close(terminal)
     return shown
+
+
+def _sleeps(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
 
 
 def _read(terminal: int, shown: bytes) -> bytes:
