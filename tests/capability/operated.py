@@ -9,7 +9,7 @@ from typing import Any
 
 from pysqlite3 import dbapi2
 
-from tests.capability.server import LADING, RegistryProcess
+from tests.capability.server import LADING, RegistryProcess, until
 
 COMMAND_SECONDS = 60
 
@@ -38,6 +38,12 @@ class OperatedRegistry(RegistryProcess):
     def environment(self) -> dict[str, str]:
         """The variables of its commands."""
         return self._environment
+
+    def start(self) -> None:
+        """Start, and wait for all workers: what a test does to the files must not meet one that still opens them."""
+        earlier = len(self.events("ready")) if self._log.exists() else 0
+        super().start()
+        assert until(lambda: len(self.events("ready")) > earlier), self.output()
 
     def set(self, name: str, value: str) -> None:
         """Set a variable for the next start."""
