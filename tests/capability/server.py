@@ -83,6 +83,15 @@ class RegistryProcess:
             self.kill()
             raise AssertionError(f"the server did not become ready\n{self.output()}")
 
+    def start_whole(self) -> None:
+        """Start, and wait for all workers: what a test does to files must not meet one that still opens them."""
+        earlier = self._times_ready()
+        RegistryProcess.start(self)
+        assert until(lambda: self._times_ready() > earlier), self.output()
+
+    def _times_ready(self) -> int:
+        return self._log.read_text().count('"event": "ready"') if self._log.exists() else 0
+
     def command(self) -> list[str]:
         """Return the command that starts it."""
         command = [*self._program, "serve", "--data", str(self.data), "--host", HOST, "--port", str(self.wire.port)]

@@ -93,7 +93,7 @@ class LockedRegistry(RegistryProcess):
 
 def running(folder: Path, settings: Mapping[str, str] | None = None) -> Iterator[LockedRegistry]:
     server = LockedRegistry(folder, settings)
-    server.start()
+    server.start_whole()
     try:
         Repository(server.wire, PRESENT, tuple(USER)).push_image("latest")
         yield server
