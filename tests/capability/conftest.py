@@ -16,7 +16,7 @@ from tests.capability.server import LADING, ClosedRegistry, RegistryProcess, Sta
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryProcess]:
     """Run one server with default settings for all tests of this test process."""
     server = RegistryProcess(tmp_path_factory.mktemp("registry"))
-    server.start()
+    server.start_whole()
     try:
         yield server
         server.stop()
@@ -35,7 +35,7 @@ def repository(registry: RegistryProcess) -> Repository:
 def closed_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClosedRegistry]:
     """Run one server that wants a token for everything."""
     server = ClosedRegistry(tmp_path_factory.mktemp("closed"))
-    server.start()
+    server.start_whole()
     try:
         yield server
         server.stop()
@@ -54,7 +54,7 @@ def start_registry(tmp_path: Path) -> Iterator[StartRegistry]:
         folder.mkdir()
         server = RegistryProcess(folder, settings)
         started.append(server)
-        server.start()
+        server.start_whole()
         return server
 
     try:

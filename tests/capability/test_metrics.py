@@ -55,7 +55,7 @@ def monotonic(found: Samples) -> Samples:
 @pytest.fixture
 def three(tmp_path: Path) -> Iterator[RegistryProcess]:
     server = RegistryProcess(tmp_path, workers=3)
-    server.start()
+    server.start_whole()
     try:
         assert until(lambda: len(server.tree()) == 4)
         yield server
@@ -234,6 +234,6 @@ def test_a_port_that_it_cannot_have_stops_the_start(tmp_path: Path, environ: Map
         server.wire = Wire("127.0.0.1", ports["port"])
 
         with pytest.raises(AssertionError, match="did not become ready"):
-            server.start()
+            server.start_whole()
 
     assert sentence.format(**ports) in server.output()
