@@ -35,7 +35,7 @@ def repository(registry: RegistryProcess) -> Repository:
 def closed_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClosedRegistry]:
     """Run one server that wants a token for everything."""
     server = ClosedRegistry(tmp_path_factory.mktemp("closed"))
-    server.start_whole()
+    server.start()
     try:
         yield server
         server.stop()
