@@ -4,8 +4,9 @@ from urllib.parse import quote, urlencode
 
 from lading.metadata import times
 from lading.metadata.history import Event
-from lading.oci.errors import RequestInvalid
+from lading.oci.errors import RequestInvalid, TagInvalid
 from lading.oci.media_types import OCI_INDEX
+from lading.oci.names import Tag
 from lading.registry.history import EventsPage
 from lading.web.replies import Reply, json_reply
 from lading.web.v2.request import Request
@@ -22,14 +23,16 @@ class HistoryHandlers:
     async def list_events(self, request: Request) -> Reply:
         """List the events of a tag, the newest first. An unknown tag, or repository, has none: that is an answer."""
         entries = request.query.entries(self._max_entries)
-        page = await request.registry.history.events(
-            request.repository,
-            request.target,
-            before_us=_moment(request, "before"),
-            since_us=_moment(request, "since"),
-            digest=request.query.digest(),
-            entries=entries,
-        )
+        before_us, since_us = _moment(request, "before"), _moment(request, "since")
+        digest = request.query.digest()
+        try:
+            tag = Tag.parse(request.target)
+        except TagInvalid:  # nothing can ever have had that name
+            page = EventsPage((), None)
+        else:
+            page = await request.registry.history.events(
+                request.repository, tag.name, before_us=before_us, since_us=since_us, digest=digest, entries=entries
+            )
         index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [_descriptor(event) for event in page.events]}
         return json_reply(200, index, {"Content-Type": OCI_INDEX, **_link(request, page, entries)})
 
