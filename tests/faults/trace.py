@@ -3,6 +3,7 @@
 It can make them fail as well: what the kernel answers then is strace's, and the call itself does not happen.
 """
 
+import ast
 import re
 import signal
 import subprocess
@@ -21,6 +22,7 @@ _RESUMED = re.compile(r"<\.\.\. \w+ resumed>(?P<rest>.*)")
 _UNFINISHED = " <unfinished ...>"
 _CALL = re.compile(r"(?P<name>\w+)\((?P<arguments>.*)\) += (?P<result>-?\w+)(?P<rest>.*)")
 _SECONDS = re.compile(r"<(?P<seconds>\d+\.\d+)>$")
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,10 @@ class Call:
         """Whether it makes what was written durable."""
         return self.name in {"fsync", "fdatasync"} and self.result == "0"
 
+    def has(self, content: bytes) -> bool:
+        """Whether one of the strings that it was called with has these bytes, as far as the trace shows it."""
+        return any(content in ast.literal_eval(f"b{string}") for string in _STRING.findall(self.text))
+
     @property
     def was_made_to_fail(self) -> bool:
         """Whether the answer was strace's."""
@@ -54,6 +60,7 @@ class Trace:
 
     With `only`, it sees the calls that touch this file. `fault` is what each of these calls is answered, such
     as `error=EIO`, or `error=EIO:when=1` for the first of each thread; `failing` names the calls if it is not all.
+    Of each string `shown` bytes are kept.
     """
 
     def __init__(
@@ -65,12 +72,13 @@ class Trace:
         only: Path | None = None,
         fault: str = "",
         failing: Sequence[str] = (),
+        shown: int = SHOWN_BYTES,
     ) -> None:
         self.calls: list[Call] = []
         self._output = output
         self._notes = output.with_suffix(".notes")
         self._pids = pids
-        self._command = ["strace", "-f", "-T", "-yy", "-s", str(SHOWN_BYTES), "-o", str(output)]
+        self._command = ["strace", "-f", "-T", "-yy", "-s", str(shown), "-o", str(output)]
         self._command += ["-e", f"trace={','.join(names)}", "-e", "signal=none"]
         self._command += ["-P", str(only)] if only else []
         self._command += ["-e", f"inject={','.join(failing or names)}:{fault}"] if fault else []
