@@ -78,8 +78,8 @@ def assert_row_synced(trace: Trace, row: bytes, *, after: int, before: int) -> N
     assert written, f"no row was written before the reply\n{trace}"
     early = [str(call) for call in written if call.begin < after]
     assert not early, f"the row was written before its bytes were durable: {early}\n{trace}"
-    thread = [call for call in trace.calls if call.thread == written[0].thread and LOG in call.text]
-    then = next((call for call in thread if call.begin > written[0].begin and not re.fullmatch(WRITING, call.name)), None)
+    later = [call for call in trace.calls if call.begin > written[0].begin and call.thread == written[0].thread]
+    then = next((call for call in later if LOG in call.text and not re.fullmatch(WRITING, call.name)), None)
     assert then is not None, f"the row was not synced\n{trace}"
     assert then.is_sync, f"the row was not synced: {then}\n{trace}"
     assert then.end < before, f"the row was synced after the reply: {then}\n{trace}"
