@@ -40,7 +40,7 @@ from lading.registry.uploads import UploadLimits, Uploads
 from lading.settings import Settings
 from lading.storage import probe
 from lading.storage.disk import DiskStore
-from lading.storage.identity import Watch
+from lading.storage.identity import DatabaseFile, Watch
 from lading.storage.space import FULL, Space
 from lading.upkeep import adoption, identity, jobs, turns
 from lading.upkeep.collection import BackgroundCollection, Collector
@@ -125,6 +125,7 @@ async def open_application(settings: Settings, policy: Policy | None = None) -> 
     async with contextlib.AsyncExitStack() as stack:
         store = DiskStore(settings.data, _space(settings), max_staged_bytes=settings.uploads.max_bytes)
         stack.callback(store.close)
+        file = DatabaseFile.at(settings.data / FILE)
         database = Database(settings.data / FILE, store.space)
         stack.callback(database.close)
         access_log = AccessLog(settings.log.format)
@@ -132,7 +133,7 @@ async def open_application(settings: Settings, policy: Policy | None = None) -> 
         known = await database.read(stores.find)
         if known is None:
             raise StoreMismatch("the database lost its store row after the start", "start the server again")
-        watch = Watch(settings.data, identity.marker_of(known, 0), settings.data / FILE)
+        watch = Watch(settings.data, identity.marker_of(known, 0), file)
         registry = _registry(settings, database, store, watch, known.id)
         upkeep = _jobs(settings, database, store, watch, known, registry)
         await stack.enter_async_context(jobs.running(upkeep, settings.data / "upkeep.lock"))
@@ -237,6 +238,7 @@ async def _opened_beside(settings: Settings) -> AsyncIterator[tuple[Database, Di
         adoption.refuse_other_schema(data)
         store = DiskStore(data, _space(settings), max_staged_bytes=settings.uploads.max_bytes)
         stack.callback(store.close)
+        file = DatabaseFile.at(data / FILE)
         try:
             database = Database(data / FILE, store.space)
         except (OSError, sa.exc.DBAPIError) as error:
@@ -247,7 +249,7 @@ async def _opened_beside(settings: Settings) -> AsyncIterator[tuple[Database, Di
         known = await database.read(stores.find)
         if known is None:
             raise CommandRefused(f"the database {data / FILE} has no store yet", "start the server once")
-        yield database, store, Watch(data, identity.marker_of(known, 0), data / FILE), known
+        yield database, store, Watch(data, identity.marker_of(known, 0), file), known
 
 
 def _looks(database: Database, store: DiskStore) -> Looks:

@@ -28,7 +28,7 @@ from lading.registry.tags import Tags
 from lading.registry.uploads import Part, UploadLimits, Uploads
 from lading.storage import identity
 from lading.storage.disk import DiskStore
-from lading.storage.identity import Marker, Watch
+from lading.storage.identity import DatabaseFile, Marker, Watch
 
 APP = "team/app"
 INLINE_BYTES = 16
@@ -57,7 +57,7 @@ class House:
         self.tags = Tags(self.database, retention=retention, deletes_enabled=True)
         marker = Marker("store", "database")
         identity.write(data, marker)
-        self.watch = Watch(data, marker, data / "lading.db")
+        self.watch = Watch(data, marker, DatabaseFile.at(data / "lading.db"))
         self.blobs = Blobs(self.database, self.store, self.watch, retention=retention, deletes_enabled=True)
 
     async def open(self) -> None:

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from lading.oci.errors import StoreMismatch, StoreUnavailable, Superseded
 from lading.storage import identity
-from lading.storage.identity import Marker, Watch
+from lading.storage.identity import DatabaseFile, Marker, Watch
 
 OURS = Marker("store-of-ours", "database-of-ours", epoch=2, seq=7)
 
@@ -26,7 +26,7 @@ def data(tmp_path: Path) -> Path:
 @pytest.fixture
 def watch(data: Path) -> Watch:
     """Return a watch as a worker makes it at its start."""
-    return Watch(data, OURS, data / "lading.db")
+    return Watch(data, OURS, DatabaseFile.at(data / "lading.db"))
 
 
 def change(data: Path, **fields: object) -> None:

@@ -25,7 +25,7 @@ from lading.oci.digest import Digest
 from lading.oci.errors import ScrubStopped, StoreUnavailable
 from lading.storage import identity
 from lading.storage.disk import DiskStore
-from lading.storage.identity import Watch
+from lading.storage.identity import DatabaseFile, Watch
 from lading.storage.scrub import QUARANTINE, empty_quarantine
 from lading.upkeep.identity import marker_of
 from lading.upkeep.scrub import Scrub, ScrubSchedule, scrubbing
@@ -75,7 +75,7 @@ class Scrubbed:
 
     def scrub(self, rate: int = FAST) -> Scrub:
         """Return a scrubber as a process has one."""
-        watch = Watch(self.data, marker_of(STORE, 0), self.data / FILE)
+        watch = Watch(self.data, marker_of(STORE, 0), DatabaseFile.at(self.data / FILE))
         return Scrub(
             self.database,
             self.disk,

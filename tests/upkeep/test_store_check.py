@@ -17,7 +17,7 @@ from lading.metadata.stores import Store
 from lading.metadata.upgrade import upgrade
 from lading.storage import identity
 from lading.storage.disk import DiskStore
-from lading.storage.identity import Watch
+from lading.storage.identity import DatabaseFile, Watch
 from lading.storage.space import Space
 from lading.upkeep import jobs
 from lading.upkeep.identity import StoreCheck, marker_of
@@ -55,7 +55,9 @@ def look(data: Path, store: Store = STORE) -> list[str]:
     """Run the hourly look, and return the levels of what it says."""
 
     async def once(database: Database, disk: DiskStore) -> None:
-        await StoreCheck(database, disk, data, Watch(data, marker_of(store, 0), data / FILE), store).look()
+        await StoreCheck(
+            database, disk, data, Watch(data, marker_of(store, 0), DatabaseFile.at(data / FILE)), store
+        ).look()
 
     with capture_logs() as entries:
         _run(data, once)
@@ -100,7 +102,7 @@ def ran(data: Path, store: Store) -> bool:
         runs.append(True)
 
     async def once(database: Database, disk: DiskStore) -> None:
-        watch = Watch(data, marker_of(store, 0), data / FILE)
+        watch = Watch(data, marker_of(store, 0), DatabaseFile.at(data / FILE))
         await StoreCheck(database, disk, data, watch, store).removing(Job("sweep", 1.0, remove)).run()
 
     with capture_logs():

@@ -7,6 +7,7 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Self
 
 import structlog
 
@@ -101,19 +102,35 @@ def write(data: Path, marker: Marker) -> None:
     sync_directory(path.parent)
 
 
+@dataclass(frozen=True, slots=True)
+class DatabaseFile:
+    """Which file a path led to before it was opened: taken later, it would be one that came in its place."""
+
+    path: str
+    number: _Stamp
+
+    @classmethod
+    def at(cls, path: Path) -> Self:
+        """Look now, before the database is opened."""
+        return cls(str(path), _stamp(str(path))[:2])
+
+    def is_there(self) -> bool:
+        """Whether the path still leads to it."""
+        return _stamp(self.path)[:2] == self.number
+
+
 class Watch:
     """Asked at every write whether the objects are still those of the start; while they are, it costs two stats.
 
     What is wrong is said in the log when it begins and when it ends, so that nobody needs to restart the server.
     """
 
-    def __init__(self, data: Path, ours: Marker, database: Path) -> None:
+    def __init__(self, data: Path, ours: Marker, database: DatabaseFile) -> None:
         self._data = data
         self._ours = ours
         # As text: a Path costs more than the call it is made for.
         self._marker_file = str(marker_path(data))
-        self._database_file = str(database)
-        self._opened = _stamp(self._database_file)[:2]
+        self._database = database
         self._seen: _Stamp = ()
         self._trouble: tuple[str, RegistryError] | None = None
 
@@ -142,7 +159,7 @@ class Watch:
 
     def _look(self) -> RegistryError | None:
         stamp = _stamp(self._marker_file)
-        is_same_database = _stamp(self._database_file)[:2] == self._opened
+        is_same_database = self._database.is_there()
         if not stamp or stamp != self._seen or not is_same_database:
             self._note(self._judge() if is_same_database else self._database_gone())
             self._seen = stamp if self._trouble is None else ()
@@ -164,7 +181,7 @@ class Watch:
         return None
 
     def _database_gone(self) -> tuple[str, RegistryError]:
-        found = f"{self._database_file} is another file than the one opened at the start"
+        found = f"{self._database.path} is another file than the one opened at the start"
         return f"{found}: put that one back, or start the server again", StoreUnavailable()
 
     def _note(self, trouble: tuple[str, RegistryError] | None) -> None:
