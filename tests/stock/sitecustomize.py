@@ -1,6 +1,6 @@
 """Puts uvicorn's own protocol class in the place of ours, in every process that is started with this on its PYTHONPATH.
 
-The application is plain ASGI and owes nothing to our class: `make stock` runs the capability tests this way.
+The application is plain ASGI and owes nothing to our class: `make stock` runs the fast tests this way.
 """
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
