@@ -102,12 +102,12 @@ VALUES: Mapping[str, tuple[Values, ...]] = {
         {"at_id": 1, "at_key": "aa/a"},
         {"at_id": 99, "at_key": "aa/old"},
     ),
-    "collection._UNQUEUED_MANIFESTS": (
+    "backlog._UNQUEUED_MANIFESTS": (
         {"delete_untagged": 1, "after": 0, "entries": 9},
         {"delete_untagged": 0, "after": 0, "entries": 9},
         {"delete_untagged": 1, "after": 2, "entries": 1},
     ),
-    "collection._UNQUEUED_BLOBS": (
+    "backlog._UNQUEUED_BLOBS": (
         {"after": 0, "at_us": 13, "entries": 9},
         {"after": 0, "at_us": 1, "entries": 9},
         {"after": 1, "at_us": 13, "entries": 1},

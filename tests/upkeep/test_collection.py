@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from lading.metadata import blobs, collection, schema
+from lading.metadata import backlog, blobs, collection, schema
 from lading.metadata.collection import Doomed, Removed
 from lading.metadata.garbage import Retention
 from lading.metadata.times import DAY_US, now_us
@@ -339,7 +339,7 @@ def test_a_collection_now_ends_while_clients_push(shop: Shop, loop: asyncio.Runn
     at_us = now_us() - 1_000_000
 
     async def hurry(entries: int) -> bool:
-        return await shop.database.release(collection.hurry, at_us=at_us, entries=entries)
+        return await shop.database.release(backlog.hurry, at_us=at_us, entries=entries)
 
     assert loop.run(hurry(2))
     assert not loop.run(hurry(2))

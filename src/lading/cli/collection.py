@@ -18,7 +18,8 @@ from lading.cli.serve import ConfigOption
 from lading.cli.terminal import Bar
 
 if TYPE_CHECKING:
-    from lading.metadata.collection import Backlog, Removed
+    from lading.metadata.backlog import Backlog
+    from lading.metadata.collection import Removed
     from lading.settings import Settings
     from lading.upkeep.collection import Collector, Policy, Report
 

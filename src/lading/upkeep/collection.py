@@ -16,8 +16,9 @@ from typing import TypeVar
 import structlog
 
 from lading import metrics
-from lading.metadata import collection, passes
-from lading.metadata.collection import Backlog, Due, Removed
+from lading.metadata import backlog, collection, passes
+from lading.metadata.backlog import Backlog, Due
+from lading.metadata.collection import Removed
 from lading.metadata.database import Database
 from lading.metadata.garbage import Retention
 from lading.metadata.passes import Pass
@@ -98,17 +99,17 @@ class Collector:
 
     async def backlog(self) -> Backlog:
         """Count what there is, and what is to come."""
-        return await self._database.scan(collection.backlog, at_us=now_us())
+        return await self._database.scan(backlog.backlog, at_us=now_us())
 
     async def hurry(self) -> None:
         """Have all that waits for its time come now."""
-        while await self._gently(self._database.release(collection.hurry, at_us=now_us(), entries=_HURRIED_ENTRIES)):
+        while await self._gently(self._database.release(backlog.hurry, at_us=now_us(), entries=_HURRIED_ENTRIES)):
             pass
 
     async def search(self, report: Report) -> None:
         """Go through everything once, for what the queues have missed."""
-        backlog = await self.backlog()
-        for walk, total in zip(self._walks(), (backlog.manifests, backlog.blobs, OBJECT_FOLDERS), strict=True):
+        there = await self.backlog()
+        for walk, total in zip(self._walks(), (there.manifests, there.blobs, OBJECT_FOLDERS), strict=True):
             report.begin(walk.name, total)
             position: int | None = 0
             while position is not None:
@@ -131,7 +132,7 @@ class Collector:
             await self._database.release(passes.save, walk.name, state)
 
     async def _due(self) -> Due:
-        return await self._database.scan(collection.due, at_us=now_us())
+        return await self._database.scan(backlog.due, at_us=now_us())
 
     # The stages
 
@@ -203,20 +204,20 @@ class Collector:
 
     async def _manifests_page(self, after: int) -> int | None:
         found = await self._database.scan(
-            collection.manifests_to_review,
+            backlog.manifests_to_review,
             after=after,
             delete_untagged=self._policy.delete_untagged,
             entries=_PAGE_ENTRIES,
         )
         if found.ids:
-            await self._database.release(collection.queue, manifest_ids=found.ids)
+            await self._database.release(backlog.queue, manifest_ids=found.ids)
         return found.last
 
     async def _blobs_page(self, after: int) -> int | None:
         at_us = now_us()
-        found = await self._database.scan(collection.blobs_to_review, after=after, at_us=at_us, entries=_PAGE_ENTRIES)
+        found = await self._database.scan(backlog.blobs_to_review, after=after, at_us=at_us, entries=_PAGE_ENTRIES)
         if found.ids:
-            await self._database.release(collection.queue, blob_ids=found.ids)
+            await self._database.release(backlog.queue, blob_ids=found.ids)
         return found.last
 
     async def _files_page(self, folder: int) -> int | None:
