@@ -1,34 +1,19 @@
 """A registry whose operator does things to it: runs commands on its data directory, moves files under it."""
 
 import json
-import subprocess
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pysqlite3 import dbapi2
 
-from tests.capability.server import LADING, RegistryProcess
+from tests.capability.server import RegistryProcess
 
 COMMAND_SECONDS = 60
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a command said and how it ended."""
-
-    code: int
-    output: str
-    errors: str
-
-    def json(self) -> Any:
-        """Return the output, parsed."""
-        return json.loads(self.output)
-
-
 class OperatedRegistry(RegistryProcess):
-    """One server, stopped and started at will. Refusals are among its answers; a traceback never is."""
+    """One server, stopped and started at will, and its commands. Refusals are answers, too; a traceback never is."""
 
     def assert_untroubled(self) -> None:
         """Assert that nothing was raised unhandled."""
@@ -46,26 +31,6 @@ class OperatedRegistry(RegistryProcess):
     def set(self, name: str, value: str) -> None:
         """Set a variable for the next start."""
         self._environment = {**self._environment, name: value}
-
-    def run(self, *arguments: str) -> Outcome:
-        """Run `lading` with these arguments on the data directory; nobody is there to be asked."""
-        done = subprocess.run(
-            [*LADING, *arguments, "--data", str(self.data)],
-            env=self._environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=COMMAND_SECONDS,
-            check=False,
-        )
-        assert "Traceback" not in done.stderr, done.stderr
-        return Outcome(done.returncode, done.stdout, done.stderr)
-
-    def do(self, *arguments: str) -> Outcome:
-        """Run it, and assert that it succeeds."""
-        outcome = self.run(*arguments)
-        assert outcome.code == 0, outcome
-        return outcome
 
     def refused(self, *arguments: str) -> str:
         """Run it, assert that it is refused in a sentence, and return that."""

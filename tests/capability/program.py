@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from tests.capability.server import until
+from tests.capability.preloaded import Preloaded
+from tests.capability.server import Process, until
 from tests.wire import Wire
 
 HOST = "127.0.0.1"
@@ -32,11 +33,16 @@ class Server:
         environ: Mapping[str, str] | None = None,
         *,
         pass_fds: Sequence[int] = (),
+        parent: Preloaded | None = None,
     ) -> None:
         self.folder = folder
+        self.process: Process
         self._ready: dict[str, Any] | None = None
         self._stdout = folder / f"stdout-{time.monotonic_ns()}"
         self._stderr = self._stdout.with_suffix(".errors")
+        if parent is not None:
+            self.process = parent.spawn(command[1:], environment(environ), (self._stdout, self._stderr), folder=folder)
+            return
         with self._stdout.open("wb") as stdout, self._stderr.open("wb") as stderr:
             self.process = subprocess.Popen(
                 command,

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from tests.capability.preloaded import Outcome, Preloaded
 from tests.wire import Wire
 
 HOST = "127.0.0.1"
@@ -49,16 +50,23 @@ class Process(Protocol):
 
 
 class RegistryProcess:
-    """One server with its own data directory, which outlives its restarts."""
+    """One server with its own data directory, which outlives its restarts; run by a preloaded `parent` if there is."""
 
     def __init__(
-        self, folder: Path, settings: Mapping[str, str] | None = None, program: Sequence[str] = LADING, workers: int = 2
+        self,
+        folder: Path,
+        settings: Mapping[str, str] | None = None,
+        program: Sequence[str] = LADING,
+        workers: int = 2,
+        *,
+        parent: Preloaded | None = None,
     ) -> None:
         self.data = folder / "data"
         self.wire = Wire(HOST, _free_port())
         self._log = folder / "stdout.log"
         self._errors = folder / "stderr.log"
         self._program = program
+        self._parent = parent
         self._workers = workers
         kept = {name: value for name, value in os.environ.items() if not name.startswith("LADING_")}
         self._environment = {**kept, "LADING_LOG__FORMAT": "json", **(settings or {})}
@@ -98,6 +106,8 @@ class RegistryProcess:
         return [*command, "--workers", str(self._workers)]
 
     def _spawn(self, command: Sequence[str]) -> Process:
+        if self._parent is not None:
+            return self._parent.spawn(command[1:], self._environment, (self._log, self._errors))
         with self._log.open("ab") as log, self._errors.open("ab") as errors:
             return subprocess.Popen(command, stdout=log, stderr=errors, env=self._environment, start_new_session=True)
 
@@ -131,6 +141,17 @@ class RegistryProcess:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._process = None
+
+    def run(self, *arguments: str) -> Outcome:
+        """Run another command of `lading` on the data directory."""
+        assert self._parent is not None, "only what a preloaded process runs has commands"
+        return self._parent.run(*arguments, "--data", str(self.data), environment=self._environment)
+
+    def do(self, *arguments: str) -> Outcome:
+        """Run it, and assert that it succeeds."""
+        outcome = self.run(*arguments)
+        assert outcome.code == 0, outcome
+        return outcome
 
     def output(self) -> str:
         """Return the end of what the server wrote, for messages."""

@@ -10,22 +10,15 @@ from contextlib import closing, contextmanager
 from pysqlite3 import dbapi2
 
 from tests.capability.content import new_image
+from tests.capability.preloaded import Outcome
 from tests.capability.repository import Repository
 from tests.capability.server import LADING, RegistryProcess
 
 SECONDS = 60.0
 
 
-def run(registry: RegistryProcess, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    done = subprocess.run(
-        [*LADING, "events", "--data", str(registry.data), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-    )
-    assert "Traceback" not in done.stderr, done.stderr
-    return done
+def run(registry: RegistryProcess, *arguments: str) -> Outcome:
+    return registry.run("events", *arguments)
 
 
 @contextmanager
@@ -63,7 +56,7 @@ def test_a_push_and_a_delete_are_told_in_order(registry: RegistryProcess, reposi
     image = repository.push_image("v1", new_image())
     repository.request("DELETE", "manifests/v1").expect(202)
 
-    told = [json.loads(line) for line in run(registry, "--since", str(since), "--json").stdout.splitlines()]
+    told = [json.loads(line) for line in run(registry, "--since", str(since), "--json").output.splitlines()]
 
     ours = [entry for entry in told if entry["repository"] == repository.name]
     assert [entry["seq"] for entry in told] == list(range(since + 1, since + 1 + len(told)))
@@ -77,7 +70,7 @@ def test_a_push_and_a_delete_are_told_in_order(registry: RegistryProcess, reposi
     assert ours[2].keys() == {"seq", "at", "kind", "repository", "tag", "digest", "actor"}
     assert (ours[2]["digest"], ours[2]["actor"]) == (image.digest, "anonymous")
     assert ours[4]["digest"] is None
-    lines = run(registry, "--since", str(since)).stdout.splitlines()
+    lines = run(registry, "--since", str(since)).output.splitlines()
     assert any(
         line.startswith(f"{ours[3]['seq']}  {ours[3]['at']}  tag.set ")
         and line.endswith(f"  {repository.name}:v1  {image.digest}  by anonymous")
@@ -127,8 +120,8 @@ def test_what_somebody_called_themselves_cannot_command_a_terminal(registry: Reg
     since = last_seq(registry)
     plant(registry, "repository.renamed", "team/new", "eve\x1b]0;owned\x07\n\u202eevil", "team/old\x9b1m")
 
-    lines = run(registry, "--since", str(since)).stdout
-    document = run(registry, "--since", str(since), "--json").stdout
+    lines = run(registry, "--since", str(since)).output
+    document = run(registry, "--since", str(since), "--json").output
 
     assert lines.endswith(
         "2023-11-14T22:13:20.000001Z  repository.renamed    team/new  from team/old\\x9b1m"
@@ -143,6 +136,6 @@ def test_a_number_that_was_not_given_yet_is_refused(registry: RegistryProcess) -
     """Nothing would be told, and later changes would be taken for those after it."""
     done = run(registry, "--since", str(last_seq(registry) + 1_000_000))
 
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: the last change is ")
-    assert os.linesep + " hint: give --since " in done.stderr
+    assert done.code == 1
+    assert done.errors.startswith("error: the last change is ")
+    assert os.linesep + " hint: give --since " in done.errors

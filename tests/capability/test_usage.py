@@ -1,7 +1,6 @@
 """`lading usage`, beside a running server: who takes the room, and what a deletion would free."""
 
 import json
-import subprocess
 from typing import Any
 
 from tests.capability.content import (
@@ -16,24 +15,17 @@ from tests.capability.content import (
     new_image,
     random_content,
 )
+from tests.capability.preloaded import Outcome
 from tests.capability.repository import Repository, new_name
-from tests.capability.server import LADING, RegistryProcess
+from tests.capability.server import RegistryProcess
 
 
-def run(registry: RegistryProcess, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    done = subprocess.run(
-        [*LADING, "usage", "--data", str(registry.data), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert "Traceback" not in done.stderr, done.stderr
-    return done
+def run(registry: RegistryProcess, *arguments: str) -> Outcome:
+    return registry.run("usage", *arguments)
 
 
 def told(registry: RegistryProcess, *arguments: str) -> Any:
-    return json.loads(run(registry, *arguments, "--json").stdout)
+    return json.loads(run(registry, *arguments, "--json").output)
 
 
 def test_room_is_told_by_repository_and_by_tag_and_what_a_deletion_frees(
@@ -55,7 +47,7 @@ def test_room_is_told_by_repository_and_by_tag_and_what_a_deletion_frees(
     survey = told(registry)
     tags = told(registry, repository.name)
     deletion = told(registry, repository.name, "--if-deleted", "v2", "--if-deleted", "multi")
-    said = run(registry, repository.name, "--if-deleted", "v1").stdout
+    said = run(registry, repository.name, "--if-deleted", "v1").output
 
     rows = {row["repository"]: row for row in survey["repositories"]}
     mine = rows[repository.name]
@@ -81,7 +73,7 @@ def test_what_was_deleted_is_told_as_in_the_undo_window(registry: RegistryProces
     repository.request("DELETE", f"manifests/{image.digest}").expect(202)
 
     document = told(registry, repository.name)
-    lines = run(registry).stdout
+    lines = run(registry).output
 
     assert document["undo_bytes"] == document["bytes"] == len(image.layers[0]) + len(image.config)
     assert document["by_tag"] == []
@@ -97,6 +89,6 @@ def test_what_is_not_there_is_refused(registry: RegistryProcess, repository: Rep
     bad_name = run(registry, "\x1b[31mred")
     no_name = run(registry, "--if-deleted", "v1")
 
-    assert (no_tag.returncode, bad_name.returncode, no_name.returncode) == (1, 1, 2)
-    assert no_tag.stderr.startswith(f"error: {repository.name} has no tag v2\n")
-    assert "\x1b" not in bad_name.stderr
+    assert (no_tag.code, bad_name.code, no_name.code) == (1, 1, 2)
+    assert no_tag.errors.startswith(f"error: {repository.name} has no tag v2\n")
+    assert "\x1b" not in bad_name.errors

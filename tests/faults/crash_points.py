@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from tests.capability.preloaded import Preloaded
 from tests.capability.server import until
 from tests.faults.checker import Checker, expire_leases, expire_sessions
 from tests.faults.injector import Injector, When
 from tests.faults.load import CUT, INLINE_BYTES, LARGE_BYTES, SMALLEST_BYTES, Client, new_clients
-from tests.faults.preloaded import Preloaded, PreloadedRegistry
+from tests.faults.preloaded import PreloadedRegistry
 from tests.faults.restarting import assert_swept, start_in_time
 
 QUIET_SECONDS = 0.1
@@ -212,7 +213,7 @@ class CollectionGround(Ground):
             self.server.start()
             checker = Checker(self.server.data)
             assert_swept(checker, of_open_sessions=True)
-            self.server.run(COLLECT)
+            self.server.do(*COLLECT)
             assert not (remains := checker.remains()), remains
             assert not (problems := checker.problems()), problems
         finally:

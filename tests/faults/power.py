@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from tests.capability.content import digest_of
+from tests.capability.preloaded import Preloaded
 from tests.capability.server import until
 from tests.faults.load import Answer, Client, some_content
-from tests.faults.preloaded import Preloaded
 from tests.wire import Wire
 
 SHUT_DOWN = 0x8004587D  # EXT4_IOC_SHUTDOWN and XFS_IOC_GOINGDOWN are the same number

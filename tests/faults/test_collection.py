@@ -17,12 +17,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.capability.preloaded import Preloaded
 from tests.capability.server import until
 from tests.faults.checker import Checker, expire_leases, expire_sessions
 from tests.faults.conftest import FULL
 from tests.faults.controls import DIGEST_NAMED_KEYS, NO_LEASES
 from tests.faults.operating import Operator
-from tests.faults.preloaded import Preloaded, PreloadedRegistry
+from tests.faults.preloaded import PreloadedRegistry
 from tests.faults.torture import INLINE_BYTES, Client, Load, new_clients
 
 MUTATIONS = int(os.environ.get("LADING_MUTATIONS") or (100_000 if FULL else 20_000))

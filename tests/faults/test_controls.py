@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.capability.preloaded import Preloaded
 from tests.faults.checker import Checker
 from tests.faults.controls import DIGEST_NAMED_KEYS, NO_BOOT_RULE, NO_SYNC, ROW_BEFORE_BYTES, Control
 from tests.faults.crash_points import OPERATIONS, Ground
 from tests.faults.injector import When
 from tests.faults.power import FILE_SYSTEMS
-from tests.faults.preloaded import Preloaded, PreloadedRegistry
+from tests.faults.preloaded import PreloadedRegistry
 from tests.faults.test_object_keys import assert_all_pullable, heal
 from tests.faults.test_power_cut import cut_again_and_again
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.capability.preloaded import Preloaded
 from tests.faults.conftest import FULL
 from tests.faults.crash_points import COLLECTION, OPERATIONS, CollectionGround, Ground, Operation, enumerate_points
 from tests.faults.injector import When
-from tests.faults.preloaded import Preloaded
 
 SAMPLED = {"push": 8, "collection": 6}
 SAMPLED_OTHERS = 4

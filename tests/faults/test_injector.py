@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.capability.preloaded import TOP
 from tests.faults.injector import Injector, When
-from tests.faults.preloaded import TOP
 
 WRITERS = 3
 WRITES = 4

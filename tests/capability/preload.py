@@ -67,6 +67,7 @@ def _run(request: dict[str, Any], listener_goes_to: socket.socket) -> NoReturn:
             if opened != number:
                 os.dup2(opened, number)
                 os.close(opened)
+        os.chdir(request["folder"])
         os.environ.clear()
         os.environ.update(request["environment"])
         sys.argv = ["lading", *request["arguments"]]
