@@ -6,24 +6,17 @@ from pathlib import Path
 
 import pytest
 
+from tests.capability import preloaded
 from tests.capability.operated import OperatedRegistry
-from tests.capability.preloaded import Preloaded
 from tests.capability.program import Serve, Server
 from tests.capability.repository import Repository, new_name
 from tests.capability.server import LADING, ClosedRegistry, RegistryProcess, StartRegistry
 
 
 @pytest.fixture(scope="session")
-def preloaded() -> Iterator[Preloaded]:
-    """Return the program with its imports behind it, for all starts and commands of this test process."""
-    with Preloaded() as program:
-        yield program
-
-
-@pytest.fixture(scope="session")
-def registry(tmp_path_factory: pytest.TempPathFactory, preloaded: Preloaded) -> Iterator[RegistryProcess]:
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryProcess]:
     """Run one server with default settings for all tests of this test process."""
-    server = RegistryProcess(tmp_path_factory.mktemp("registry"), parent=preloaded)
+    server = RegistryProcess(tmp_path_factory.mktemp("registry"), parent=preloaded.shared())
     server.start_whole()
     try:
         yield server
@@ -53,14 +46,14 @@ def closed_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Closed
 
 
 @pytest.fixture
-def start_registry(tmp_path: Path, preloaded: Preloaded) -> Iterator[StartRegistry]:
+def start_registry(tmp_path: Path) -> Iterator[StartRegistry]:
     """Return a function that starts a server of the test's own, with the settings given as environment variables."""
     started: list[RegistryProcess] = []
 
     def start(settings: Mapping[str, str] | None = None) -> RegistryProcess:
         folder = tmp_path / f"registry-{len(started)}"
         folder.mkdir()
-        server = RegistryProcess(folder, settings, parent=preloaded)
+        server = RegistryProcess(folder, settings, parent=preloaded.shared())
         started.append(server)
         server.start_whole()
         return server
@@ -79,13 +72,13 @@ def start_registry(tmp_path: Path, preloaded: Preloaded) -> Iterator[StartRegist
 
 
 @pytest.fixture
-def serve(tmp_path: Path, preloaded: Preloaded) -> Iterator[Serve]:
+def serve(tmp_path: Path) -> Iterator[Serve]:
     """Return a function that runs `lading serve --port 0` with what a test adds, in a folder of its own."""
     started: list[Server] = []
 
     def start(*arguments: str, environ: Mapping[str, str] | None = None, command: list[str] | None = None) -> Server:
         port = [] if "--port" in arguments else ["--port", "0"]
-        parent = None if command else preloaded
+        parent = None if command else preloaded.shared()
         server = Server(tmp_path, command or [*LADING, "serve", *port, *arguments], environ, parent=parent)
         started.append(server)
         return server
@@ -96,9 +89,9 @@ def serve(tmp_path: Path, preloaded: Preloaded) -> Iterator[Serve]:
 
 
 @pytest.fixture
-def operated(tmp_path: Path, preloaded: Preloaded) -> Iterator[OperatedRegistry]:
+def operated(tmp_path: Path) -> Iterator[OperatedRegistry]:
     """Return a server of the test's own, not started yet, whose operator is the test."""
-    process = OperatedRegistry(tmp_path, parent=preloaded)
+    process = OperatedRegistry(tmp_path, parent=preloaded.shared())
     try:
         yield process
     finally:

@@ -1,11 +1,14 @@
 """The program without the second that its imports take: the proofs are made of thousands of starts and commands."""
 
+import atexit
+import functools
 import json
 import os
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -40,6 +43,7 @@ class Preloaded:
     def __init__(self, *, tree: Path | None = None, prefix: Sequence[str] = ()) -> None:
         self._channel, theirs = socket.socketpair()
         self._channel.settimeout(REQUEST_SECONDS)
+        self._turns = threading.Lock()
         environment = {**os.environ, **({"PYTHONPATH": str(tree)} if tree else {})}
         with theirs:
             self._process = subprocess.Popen(
@@ -59,11 +63,17 @@ class Preloaded:
         self._channel.close()
         self._process.wait(REQUEST_SECONDS)
 
-    def run(self, *arguments: str, environment: Mapping[str, str] | None = None, folder: Path = TOP) -> Outcome:
+    def run(
+        self,
+        *arguments: str,
+        environment: Mapping[str, str] | None = None,
+        folder: Path = TOP,
+        seconds: float = REQUEST_SECONDS,
+    ) -> Outcome:
         """Run `lading` with these arguments to its end; nobody is there to be asked."""
         with tempfile.TemporaryDirectory() as scratch:
             output = Path(scratch, "stdout"), Path(scratch, "stderr")
-            code = self.spawn(arguments, environment or os.environ, output, folder=folder).wait()
+            code = self.spawn(arguments, environment or os.environ, output, folder=folder).wait(seconds)
             outcome = Outcome(code, *(path.read_text() for path in output))
         assert "Traceback" not in outcome.errors, outcome.errors
         return outcome
@@ -94,21 +104,23 @@ class Preloaded:
         for path in output:
             path.touch()
         stdout, stderr = map(str, output)
-        self._send(
-            arguments=list(arguments),
-            environment=dict(environment),
-            folder=str(folder),
-            stdout=stdout,
-            stderr=stderr,
-            filtered=filtered,
-        )
-        listeners = socket.recv_fds(self._channel, 1, 1)[1] if filtered else []
-        return Spawned(self, self._answer()), listeners
+        with self._turns:
+            self._send(
+                arguments=list(arguments),
+                environment=dict(environment),
+                folder=str(folder),
+                stdout=stdout,
+                stderr=stderr,
+                filtered=filtered,
+            )
+            listeners = socket.recv_fds(self._channel, 1, 1)[1] if filtered else []
+            return Spawned(self, self._answer()), listeners
 
     def wait(self, pid: int, flags: int = 0) -> int | None:
         """Return the exit code of a command; None while it runs, if `flags` say not to wait."""
-        self._send(wait=pid, flags=flags)
-        code: int | None = self._answer()
+        with self._turns:
+            self._send(wait=pid, flags=flags)
+            code: int | None = self._answer()
         return code
 
     def _send(self, **request: object) -> None:
@@ -121,6 +133,14 @@ class Preloaded:
             assert piece, "the preloaded process is gone; its message stands above"
             line += piece
         return json.loads(line)
+
+
+@functools.cache
+def shared() -> Preloaded:
+    """Return the one for all that this test process starts; it ends with it."""
+    program = Preloaded()
+    atexit.register(program.__exit__)
+    return program
 
 
 class Spawned:

@@ -14,9 +14,9 @@ import pytest
 from pysqlite3 import dbapi2
 
 from lading.metadata.schema import REVISION
+from tests.capability import preloaded
 from tests.capability.content import LARGE_BYTES, Image, digest_of, new_image, random_content
 from tests.capability.operated import OperatedRegistry
-from tests.capability.preloaded import Preloaded
 from tests.capability.repository import Repository, new_name
 from tests.capability.server import LADING, until
 from tests.faults.conftest import FULL, SEED
@@ -230,14 +230,12 @@ def test_a_snapshot_of_the_first_schema_is_restored(operated: OperatedRegistry) 
 
 
 @pytest.mark.slow
-def test_what_cannot_be_restored_is_refused_and_changes_nothing(
-    operated: OperatedRegistry, preloaded: Preloaded, tmp_path: Path
-) -> None:
+def test_what_cannot_be_restored_is_refused_and_changes_nothing(operated: OperatedRegistry, tmp_path: Path) -> None:
     """The database that is there may be better than what was asked for."""
     registry_with_history(operated)
     (snapshot,) = snapshots(operated)
     before = (operated.data / "lading.db").read_bytes()
-    foreign = OperatedRegistry(_folder(tmp_path, "foreign"), parent=preloaded)
+    foreign = OperatedRegistry(_folder(tmp_path, "foreign"), parent=preloaded.shared())
     foreign.start()
     assert until(lambda: len(snapshots(foreign)) == 1)
     foreign.stop()

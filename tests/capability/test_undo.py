@@ -9,17 +9,17 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.capability import preloaded
 from tests.capability.content import LARGE_BYTES, OCI_MANIFEST, Image, descriptor, digest_of, index_of, new_image
 from tests.capability.operated import COMMAND_SECONDS, OperatedRegistry
-from tests.capability.preloaded import Preloaded
 from tests.capability.repository import Repository, new_name
 from tests.capability.server import LADING, until
 
 
 @pytest.fixture(scope="module")
-def beside(tmp_path_factory: pytest.TempPathFactory, preloaded: Preloaded) -> Iterator[OperatedRegistry]:
+def beside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OperatedRegistry]:
     """Run one server, beside which the tests of this page give commands."""
-    server = OperatedRegistry(tmp_path_factory.mktemp("beside"), parent=preloaded)
+    server = OperatedRegistry(tmp_path_factory.mktemp("beside"), parent=preloaded.shared())
     server.start()
     try:
         yield server

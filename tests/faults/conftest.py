@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
+from tests.capability import preloaded
 from tests.capability.server import RegistryProcess
 from tests.faults.verifying import assert_verified
 
@@ -54,7 +55,7 @@ def server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[RegistryP
 
     Whatever a test does to it, `lading verify` finds nothing in what is left.
     """
-    process = RegistryProcess(tmp_path, workers=getattr(request, "param", 2))
+    process = RegistryProcess(tmp_path, workers=getattr(request, "param", 2), parent=preloaded.shared())
     try:
         yield process
         process.kill()

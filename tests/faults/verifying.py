@@ -2,13 +2,12 @@
 
 import json
 import os
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.capability.server import LADING
+from tests.capability import preloaded
 
 VERIFY_SECONDS = 600.0
 
@@ -52,18 +51,13 @@ def scrub(data: Path, *options: str) -> Verified:
 
 
 def _run(command: str, data: Path, options: Sequence[str]) -> Verified:
-    done = subprocess.run(
-        [*LADING, command, "--data", str(data), "--json", *options],
-        capture_output=True,
-        text=True,
-        timeout=VERIFY_SECONDS,
-        check=False,
-        cwd=data,  # where there is no settings file
-        env={name: value for name, value in os.environ.items() if not name.startswith("LADING_")},
-    )
-    assert done.returncode in {0, 1}, f"{command} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
-    assert not done.stderr, done.stderr
-    return Verified(done.returncode, json.loads(done.stdout))
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("LADING_")}
+    arguments = (command, "--data", str(data), "--json", *options)
+    # In a folder where there is no settings file.
+    done = preloaded.shared().run(*arguments, environment=environment, folder=data, seconds=VERIFY_SECONDS)
+    assert done.code in {0, 1}, f"{command} ended with {done.code}\n{done.output}\n{done.errors}"
+    assert not done.errors, done.errors
+    return Verified(done.code, done.json())
 
 
 def assert_verified(data: Path, *, waste: bool = False) -> None:
