@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar
 
 from lading.app import OpenRegistry, open_registry
 from lading.oci.digest import Digest
-from lading.oci.errors import BlobUnknown, ManifestUnknown, NameUnknown
+from lading.oci.errors import BlobUnknown, CommandRefused, ManifestUnknown, NameUnknown
 from lading.oci.names import Tag
 from lading.settings import load
 
@@ -58,7 +58,10 @@ class Operator:
         async def restore() -> None:
             history = self._opened.registry.history
             plan = await history.plan(repository, at_us=None)
-            await history.restore_repository(plan, actor=ACTOR, step=lambda _: None)
+            try:
+                await history.restore_repository(plan, actor=ACTOR, step=lambda _: None)
+            except CommandRefused as refusal:  # this repository has no other operator
+                raise NameUnknown(f"collected between plan and restore: {refusal}") from refusal
 
         return self._unless_gone(restore())
 

@@ -183,6 +183,8 @@ class Client:
                 self._guarded(action)
         except AssertionError as error:
             self.faults.append(str(error))
+        except Exception as error:  # noqa: BLE001 - a client that dies is not to be overlooked
+            self.faults.append(repr(error))
         finally:
             self._line.close()
 

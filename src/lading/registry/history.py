@@ -307,4 +307,6 @@ def _refuse_if_changed(tx: sa.Connection, plan: Plan) -> None:
     """Let pushes come between, but no other deletion and no other name."""
     found = repositories.find_any(tx, plan.repository)
     if found is None or found.id != plan.repo_id or found.deleted_us not in {None, plan.moment.deleted_us}:
-        raise CommandRefused(f"{plan.repository} was deleted or renamed meanwhile", "look at it, then restore it again")
+        raise CommandRefused(
+            f"{plan.repository} was collected, deleted or renamed meanwhile", "look at it, then restore it again"
+        )
