@@ -8,6 +8,7 @@ import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
@@ -65,6 +66,16 @@ class Program(ABC):
         """Return the programs that are not installed."""
         path = self.environment()["PATH"]
         return [program for program in self.programs if shutil.which(program, path=path) is None]
+
+    @cached_property
+    def overlays(self) -> bool:
+        """Whether the kernel lays one folder over another here, which spares an engine a copy of all layers below."""
+        under, over, work, merged = (self.empty_folder() for _ in range(4))
+        options = f"lowerdir={under},upperdir={over},workdir={work}"
+        mounted = self.succeeds(lambda: self.run("mount", "-t", "overlay", "overlay", "-o", options, merged))
+        if mounted:
+            self.run("umount", merged)
+        return mounted
 
     def program(self, name: str) -> str:
         """Return the path of a program, as this one's environment finds it."""

@@ -25,7 +25,7 @@ address = "{scratch}/c.sock"
 address = "{scratch}/c.sock.ttrpc"
 [[plugins."io.containerd.transfer.v1.local".unpack_config]]
 platform = "linux/amd64"
-snapshotter = "native"
+snapshotter = "{snapshotter}"
 """
 
 
@@ -41,7 +41,7 @@ class Containerd(Client):
     def running(self) -> Iterator[None]:
         """Run a containerd of its own, beside any other on the machine."""
         configuration = self.scratch / "containerd.toml"
-        configuration.write_text(CONFIGURATION.format(scratch=self.scratch))
+        configuration.write_text(CONFIGURATION.format(scratch=self.scratch, snapshotter=self._snapshotter))
         command: list[str | Path] = [self.program("containerd"), "-c", configuration]
         with daemon(command, self.environment(), self.scratch / "containerd.log", lambda: self.succeeds(self.version)):
             yield
@@ -62,7 +62,7 @@ class Containerd(Client):
     def pull(self, reference: str, platform: str | None = None) -> Held:
         self._forget_all()
         chosen = ["--platform", platform] if platform else []
-        self._ctr("images", "pull", "--plain-http", *self._user, "--snapshotter", "native", *chosen, reference)
+        self._ctr("images", "pull", "--plain-http", *self._user, "--snapshotter", self._snapshotter, *chosen, reference)
         digest = self._digest(reference)
         return Held(digest, held_in_layout(self._content, self._child(digest, platform)).contents)
 
@@ -78,9 +78,8 @@ class Containerd(Client):
     def pull_by_hosts(self, reference: str, hosts: Path, platform: str) -> Held:
         """Pull one platform by what the hosts.toml below `hosts` say, into an empty store."""
         self._forget_all()
-        self._ctr(
-            *("images", "pull", "--hosts-dir", hosts, "--snapshotter", "native", "--platform", platform, reference)
-        )
+        chosen = ("--snapshotter", self._snapshotter, "--platform", platform)
+        self._ctr("images", "pull", "--hosts-dir", hosts, *chosen, reference)
         digest = self._digest(reference)
         return Held(digest, held_in_layout(self._content, digest).contents)
 
@@ -89,6 +88,10 @@ class Containerd(Client):
         self._ctr("images", "tag", source, target)
         self._ctr("images", "push", "--hosts-dir", hosts, target)
         return self._digest(target)
+
+    @property
+    def _snapshotter(self) -> str:
+        return "overlayfs" if self.overlays else "native"
 
     @property
     def _content(self) -> Path:

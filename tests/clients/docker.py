@@ -30,7 +30,8 @@ class Docker(Client):
             self.program("dockerd"),
             *("--data-root", self.scratch / "data", "--exec-root", self.scratch / "exec"),
             *("-p", self.scratch / "docker.pid", "-H", f"unix://{self.scratch}/docker.sock"),
-            *("--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver=vfs"),
+            *("--iptables=false", "--ip6tables=false", "--bridge=none"),
+            f"--storage-driver={'overlay2' if self.overlays else 'vfs'}",
         ]
         with daemon(command, self.environment(), self.scratch / "dockerd.log", lambda: self.succeeds(self._engine)):
             yield

@@ -2,9 +2,10 @@
 
     python -m tests.clients.matrix [--registry HOST:PORT] [--only docker,crane]
 
-Without --registry fresh Ladings are started, among them such that want a password. The exit code is 1 if any cell is
-not what the table below expects. Programs that are dear to build take part where they are built, or all of them with
-LADING_FULL=1; those that did not run are named at the end, and count as nothing.
+Without --registry fresh Ladings are started, among them such that want a password. The clients go in two lanes beside
+each other. The exit code is 1 if any cell is not what the table below expects. Programs that are dear to build take
+part where they are built, or all of them with LADING_FULL=1; those that did not run are named at the end, and count as
+nothing.
 """
 
 import argparse
@@ -12,14 +13,15 @@ import http.client
 import os
 import secrets
 import shutil
-import signal
 import sys
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from tests.clients import buildkit, containerd_hosts, cosign, docker_findings
 from tests.clients.buildah import Buildah
@@ -31,6 +33,7 @@ from tests.clients.crane import Crane
 from tests.clients.docker import Docker
 from tests.clients.docker_sdk import DockerSdk
 from tests.clients.helm import Helm
+from tests.clients.lanes import Lane, end_at_a_signal
 from tests.clients.locked import READ_BY_ALL, Locked, LockedOperations, locked
 from tests.clients.operations import Operation, Operations
 from tests.clients.oras import Oras
@@ -46,8 +49,11 @@ PROGRAMS: tuple[type[Program], ...] = (
     *(Docker, DockerSdk, Containerd, Podman, Buildah, Skopeo, Crane, Oras, OrasPy, Regctl, Helm),
     *(Cosign, Buildkit),
 )
+# One lane; all others are the second, for podman, buildah and skopeo share a memory of which layer lies where.
+ENGINES = {Docker, DockerSdk, Containerd, Buildkit}
 FULL = os.environ.get("LADING_FULL", "") not in {"", "0"}
 Steps = dict[str, Callable[[], None]]
+Made = TypeVar("Made", bound=Program)
 
 
 class Outcome(Enum):
@@ -94,7 +100,30 @@ class Line:
     locked: dict[str, Cell]
 
 
-def exercise(program: Program, registry: Registry) -> Line:
+def take_turns(
+    kinds: Sequence[type[Program]], scratch: Path, registry: Registry, registries: Locked | None
+) -> Iterator[tuple[str, Line]]:
+    """Let each in turn go through everything, and give its line."""
+    for kind in kinds:
+        line = Line("", {}, {})
+        with _fresh(kind, scratch) as program:
+            exercise(program, registry, line)
+        if registries and issubclass(kind, Client):
+            with _fresh(kind, scratch) as client:
+                exercise_locked(client, registries, line)
+        yield kind.name, line
+
+
+@contextmanager
+def _fresh(kind: type[Made], scratch: Path) -> Iterator[Made]:
+    folder = scratch / kind.name
+    folder.mkdir()
+    yield kind(folder)
+    # A store without a file system's help keeps each layer several times: not all clients' at once.
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def exercise(program: Program, registry: Registry, line: Line) -> None:
     """Let a client go through all operations, and whatever has some through its findings."""
     # Each has a port of its own: podman, buildah and skopeo remember for each host and port which repository holds a
     # layer, and would mount what another one of them has pushed.
@@ -106,7 +135,6 @@ def exercise(program: Program, registry: Registry) -> Line:
             operations = Operations(program, registry, recorder, namespace)
             steps |= {operation.value: step for operation, step in operations.steps().items()}
         steps |= _findings(program, registry, recorder, namespace)
-        line = Line("", {}, {})
 
         def prepare() -> None:
             line.version = program.version()
@@ -114,7 +142,6 @@ def exercise(program: Program, registry: Registry) -> Line:
                 program.prepare()
 
         _go_through(program, prepare, steps, line.cells)
-    return line
 
 
 def _findings(program: Program, registry: Registry, recorder: Recorder, namespace: str) -> Steps:
@@ -171,9 +198,11 @@ def expected(client: str, step: str) -> Outcome:
 
 
 def _print_cell(program: Program, name: str, cell: Cell) -> None:
-    print(f"{program.name:<11} {cell.outcome.value:<12} {cell.seconds:6.1f} s  {name}", flush=True)
+    told = f"{program.name:<11} {cell.outcome.value:<12} {cell.seconds:6.1f} s  {name}\n"
     if cell.reason:
-        print("    " + cell.reason.strip().replace("\n", "\n    "), flush=True)
+        told += "    " + cell.reason.strip().replace("\n", "\n    ") + "\n"
+    # In one piece, for the other lane prints, too.
+    print(told, end="", flush=True)
 
 
 def print_table(lines: dict[str, Line]) -> None:
@@ -208,16 +237,16 @@ def main() -> int:
     if os.geteuid() != 0:
         parser.error("the engines of docker, podman, buildah and containerd need root here: run this as root")
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    end_at_a_signal()
     began = time.monotonic()
     lines: dict[str, Line] = {}
     left_out: list[str] = []
-    trouble = 0
+    troubles: list[str] = []
     try:
-        run([known[name] for name in chosen], arguments.registry, lines, left_out)
+        run([known[name] for name in chosen], arguments.registry, lines, left_out, troubles)
     except (AssertionError, DaemonFailedError) as error:
-        trouble = 1
-        print(f"The registry under test: {error}")
+        troubles.append(f"The registry under test: {error}")
+    lines = {name: lines[name] for name in known if name in lines}
     print_table(lines)
     cells = [
         (who, name, cell) for who, line in lines.items() for name, cell in (*line.cells.items(), *line.locked.items())
@@ -225,49 +254,49 @@ def main() -> int:
     wrong = [(who, name, cell) for who, name, cell in cells if cell.outcome != expected(who, name)]
     for who, name, cell in wrong:
         print(f"{who}, {name}: {cell.outcome.value}, expected {expected(who, name).value}")
+    for trouble in troubles:
+        print(trouble)
     print(f"\n{len(lines)} clients in {time.monotonic() - began:.0f} s")
     for reason in left_out:
         print(f"DID NOT RUN: {reason}")
-    print(f"{len(cells) - len(wrong)} passed, {len(wrong) + trouble} failed, {len(left_out)} did not run")
-    return 1 if wrong or trouble else 0
+    print(f"{len(cells) - len(wrong)} passed, {len(wrong) + len(troubles)} failed, {len(left_out)} did not run")
+    return 1 if wrong or troubles else 0
 
 
-def run(chosen: list[type[Program]], address: str | None, lines: dict[str, Line], left_out: list[str]) -> None:
-    """Let each in turn go through everything, and add its line or why it has none; without an address Ladings serve."""
+def run(
+    chosen: list[type[Program]], address: str | None, lines: dict[str, Line], left_out: list[str], troubles: list[str]
+) -> None:
+    """Let all go through everything; add each one's line, why one has none, and what went wrong beside the cells."""
     with ExitStack() as stack:
         scratch = stack.enter_context(scratch_folder())
-        programs: list[Program] = []
-        for kind in chosen:
-            program = kind(_subfolder(scratch, kind.name))
-            missing = program.missing()
-            if missing and kind.dear and not FULL:
-                left_out.append(f"{kind.name}, for {', '.join(missing)} takes minutes to build: `make clients FULL=1`")
-            elif missing:
-                sys.exit(
-                    f"{kind.name}: not installed: {', '.join(missing)}. `tests/clients/install clients dear` does."
-                )
-            else:
-                programs.append(program)
+        present = _installed(chosen, left_out)
         registry = Registry(address or stack.enter_context(lading(scratch)))
-        for program in programs:
-            lines[program.name] = exercise(program, registry)
-            # A store without a file system's help keeps each layer several times: not all clients' at once.
-            shutil.rmtree(program.scratch, ignore_errors=True)
+        registries = None if address else stack.enter_context(locked(scratch))
         if address:
             left_out.append("all with a password file, for that is done with Ladings of its own, without --registry")
-            return
-        registries = stack.enter_context(locked(scratch))
-        for kind in chosen:
-            if issubclass(kind, Client):
-                client = kind(_subfolder(scratch, kind.name))
-                exercise_locked(client, registries, lines[client.name])
-                shutil.rmtree(client.scratch, ignore_errors=True)
+        turns = [[kind for kind in present if (kind in ENGINES) is engines] for engines in (True, False)]
+        lanes = [
+            stack.enter_context(Lane(partial(take_turns, kinds, scratch, registry, registries))) for kinds in turns
+        ]
+        for lane in lanes:
+            lines.update(lane.results())
+        for lane, kinds in zip(lanes, turns, strict=True):
+            if code := lane.exit_code():
+                without = ", ".join(kind.name for kind in kinds if kind.name not in lines)
+                troubles.append(f"A lane ended with {code}, its error stands above; it has nothing of {without}")
 
 
-def _subfolder(scratch: Path, name: str) -> Path:
-    folder = scratch / name
-    folder.mkdir()
-    return folder
+def _installed(chosen: list[type[Program]], left_out: list[str]) -> list[type[Program]]:
+    present = []
+    for kind in chosen:
+        missing = kind(Path()).missing()
+        if missing and kind.dear and not FULL:
+            left_out.append(f"{kind.name}, for {', '.join(missing)} takes minutes to build: `make clients FULL=1`")
+        elif missing:
+            sys.exit(f"{kind.name}: not installed: {', '.join(missing)}. `tests/clients/install clients dear` does.")
+        else:
+            present.append(kind)
+    return present
 
 
 if __name__ == "__main__":

@@ -16,10 +16,10 @@ class Operation(Enum):
 
     PUSH = "push"
     PUSH_AGAIN = "push again"
-    PULL_TAG = "pull tag"
     PULL_DIGEST = "pull digest"
-    MULTI_ARCH = "multi-arch"
+    PULL_TAG = "pull tag"
     MOUNT = "mount"
+    MULTI_ARCH = "multi-arch"
     DELETE = "delete"
 
 
@@ -35,27 +35,28 @@ class Operations:
         self._elsewhere = f"{namespace}/{client.name}/elsewhere/fixture"
         self._indexes = f"{namespace}/{client.name}/index"
         self._deleted = f"{namespace}/{client.name}/deleted/fixture"
-        self._digest = ""
+        self._stored: Held | None = None
 
     def steps(self) -> dict[Operation, Callable[[], None]]:
         """Return what is to be done for each column."""
         return {
             Operation.PUSH: self._push,
             Operation.PUSH_AGAIN: self._push_again,
+            Operation.PULL_DIGEST: lambda: self._pull(f"@{self._pushed().digest}"),
             Operation.PULL_TAG: lambda: self._pull(f":{TAG}"),
-            Operation.PULL_DIGEST: lambda: self._pull(f"@{self._pushed()}"),
-            Operation.MULTI_ARCH: self._multi_arch,
             Operation.MOUNT: self._mount,
+            Operation.MULTI_ARCH: self._multi_arch,
             Operation.DELETE: self._delete,
         }
 
     def _reference(self, rest: str, repository: str | None = None) -> str:
         return f"{self._recorder.address}/{repository or self._repository}{rest}"
 
-    def _pushed(self) -> str:
-        if not self._digest:
+    def _pushed(self) -> Held:
+        """Return what the registry held after the push; it is read once, for what a digest names does not change."""
+        if not self._stored:
             raise MismatchError("there is nothing to work with, since the push failed")
-        return self._digest
+        return self._stored
 
     def _push(self) -> None:
         self._recorder.take()
@@ -66,33 +67,32 @@ class Operations:
         layers = json.loads(self._registry.manifest(self._repository, TAG).body)["layers"]
         if (moved := uploaded_bytes(passed)) < sum(layer["size"] for layer in layers):
             raise MismatchError(f"the push uploaded only {moved} bytes of {layers}")
-        self._digest = said
+        self._stored = stored
 
     def _push_again(self) -> None:
-        self._pushed()
+        first = self._pushed().digest
         self._recorder.take()
         said = self._client.push(self._reference(f":{TAG}"))
         passed = self._recorder.take()
         if moved := uploaded_bytes(passed):
             uploads = [str(each) for each in passed if each.is_upload and each.request_body_bytes]
             raise MismatchError(f"the second push uploaded {moved} bytes: {uploads}")
-        if said != self._digest:
-            raise MismatchError(f"the second push made {said}, the first {self._digest}")
+        if said != first:
+            raise MismatchError(f"the second push made {said}, the first {first}")
 
     def _pull(self, rest: str) -> None:
         self._recorder.take()
         pulled = self._client.pull(self._reference(rest))
-        stored = self._registry.held(self._repository, self._pushed())
-        _require_equal("the pulled image", pulled, stored)
-        self._require_fetched(self._repository, self._digest)
+        _require_equal("the pulled image", pulled, self._pushed())
+        self._require_fetched(self._repository, pulled.digest)
 
     def _multi_arch(self) -> None:
         repository = self._indexes
         said = self._client.push_index(self._reference(f":{TAG}", repository))
         children = self._registry.children(repository, TAG)
+        stored = {arch: self._registry.held(repository, child) for arch, child in children.items()}
         for arch, child in children.items():
-            stored = self._registry.held(repository, child)
-            _require_equal(f"the pushed {arch} image", stored, Held(child, self._client.fixture.contents[arch]))
+            _require_equal(f"the pushed {arch} image", stored[arch], Held(child, self._client.fixture.contents[arch]))
         if set(children) != {"amd64", "arm64"}:
             raise MismatchError(f"the index has the platforms {sorted(children)}")
         _require_digest("the pushed index", said, self._registry.manifest(repository, TAG).headers)
@@ -102,19 +102,17 @@ class Operations:
         # Some clients keep the index and name that, some go on to the child and name it.
         if pulled.digest not in {said, children["arm64"]}:
             raise MismatchError(f"the pulled image is {pulled.digest}, not {children['arm64']}, nor the index {said}")
-        stored = self._registry.held(repository, children["arm64"])
-        _require_equal("the pulled arm64 image", Held(children["arm64"], pulled.contents), stored)
+        _require_equal("the pulled arm64 image", Held(children["arm64"], pulled.contents), stored["arm64"])
         self._require_fetched(repository, children["arm64"])
 
     def _mount(self) -> None:
         source, target = self._reference(f":{TAG}"), self._reference(f":{TAG}", self._elsewhere)
-        digest = self._pushed()
-        self._client.pull(source)
+        pushed = self._pushed()
         self._recorder.take()
         said = self._client.push_elsewhere(source, target)
         passed = self._recorder.take()
         stored = self._registry.held(self._elsewhere, TAG)
-        _require_equal("the mounted image", stored, self._registry.held(self._repository, digest))
+        _require_equal("the mounted image", stored, pushed)
         if said != stored.digest:
             raise MismatchError(f"the client names {said}, the registry {stored.digest}")
 

@@ -65,13 +65,13 @@ def daemon(
 def _stop(process: subprocess.Popen[bytes]) -> None:
     process.send_signal(signal.SIGTERM)
     try:
-        process.wait(STOPPED_WITHIN_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(STOPPED_WITHIN_SECONDS)
+    finally:
+        # What it has started itself leads no session of its own.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    # What it has started itself leads no session of its own.
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
 
 
 @contextmanager
