@@ -25,6 +25,11 @@ class Outcome:
     requests: list[tuple[str, bytes, str]] = field(default_factory=list)
     started: int = 0
 
+    @property
+    def answers(self) -> list[int]:
+        """The statuses without 100, which says that a body is waited for: not when it came with its head (RFC 9110)."""
+        return [status for status in self.statuses if status != 100]
+
 
 class Pipe(asyncio.Transport):
     """Keeps what is written; loses the connection when it is closed."""
