@@ -16,7 +16,7 @@ DEV := $(VENV)/.dev-ready
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test check fix stock clients conformance faults bench requirements
+.PHONY: help setup serve test check fix stock systemd clients conformance faults bench requirements
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' Makefile
@@ -47,6 +47,10 @@ stock: $(DEV) ## the fast suite once more, under uvicorn's own protocol class wh
 clients: $(DEV) ## real clients push and pull, with and without a login (FULL=1 builds the dear ones, too)
 	tests/clients/install clients $(if $(FULL),dear)
 	LADING_FULL=$(FULL) $(BIN)/python -m tests.clients.matrix
+
+systemd: $(DEV) ## the shipped units under a real systemd: sockets, restarts, upgrades, watchdogs (needs root)
+	tests/clients/install systemd
+	$(BIN)/python -m pytest -q tests/systemd
 
 conformance: $(DEV) ## the official OCI suite, nothing failed, nothing skipped
 	tests/clients/install conformance

@@ -1,14 +1,17 @@
 """Many clients at once, half of them on a fresh connection for each request, that note everything that goes wrong."""
 
+import os
 import threading
 import time
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
+from tests.capability.content import digest_of
 from tests.wire import Connection, Wire, WireError
 
 PAUSE_SECONDS = 0.2
+UPLOAD_PIECES = 60
 
 
 class Crowd:
@@ -84,3 +87,40 @@ class Crowd:
             self._over.wait(pause_seconds)
         if connection is not None:
             connection.close()
+
+
+class SlowUpload(threading.Thread):
+    """A whole blob in one PUT, whose body takes its time."""
+
+    def __init__(self, wire: Wire, seconds: float) -> None:
+        super().__init__()
+        self.content = os.urandom(600_000)
+        self.status: int | str = "not answered"
+        self._wire = wire
+        self._pause = seconds / UPLOAD_PIECES
+        self._location = wire.request("POST", "/v2/slow/blobs/uploads/", body=b"").expect(202)["Location"]
+        self.start()
+        time.sleep(3 * self._pause)
+
+    def run(self) -> None:
+        """Send a piece after each pause."""
+        digest, size = digest_of(self.content), len(self.content) // UPLOAD_PIECES
+        head = (
+            f"PUT {self._location}?digest={digest} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(self.content)}\r\n\r\n"
+        )
+        try:
+            with self._wire.connect() as connection:
+                connection.send(head.encode())
+                for at in range(0, len(self.content), size):
+                    time.sleep(self._pause)
+                    connection.send(self.content[at : at + size])
+                self.status = connection.read_reply(head).status
+        except Exception as error:  # noqa: BLE001 - whatever it is, the test shows it
+            self.status = repr(error)
+
+    def assert_stored(self) -> None:
+        """Assert that it was acknowledged and that its bytes come back."""
+        self.join()
+        assert self.status == 201
+        path = f"/v2/slow/blobs/{digest_of(self.content)}"
+        assert self._wire.request("GET", path).expect(200).body == self.content

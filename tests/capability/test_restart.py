@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.capability.content import digest_of
-from tests.capability.crowd import Crowd
+from tests.capability.crowd import Crowd, SlowUpload
 from tests.capability.program import HOST, HalfSent, Serve, Server, environment, is_gone, supervised
 from tests.capability.server import LADING, until
 from tests.wire import Wire
@@ -23,7 +22,6 @@ DRAIN_SECONDS = 1.0
 SLACK_SECONDS = 2.0
 FULL = os.environ.get("LADING_FULL", "") not in {"", "0"}
 UPLOAD_SECONDS = 6.0
-UPLOAD_PIECES = 60
 CONTENT = os.urandom(3000)
 
 
@@ -33,43 +31,6 @@ def push(wire: Wire, content: bytes = CONTENT) -> str:
     digest = digest_of(content)
     wire.request("PUT", f"{location}?digest={digest}", body=content).expect(201)
     return f"/v2/app/blobs/{digest}"
-
-
-class SlowUpload(threading.Thread):
-    """A whole blob in one PUT, whose body takes its time."""
-
-    def __init__(self, wire: Wire, seconds: float = UPLOAD_SECONDS) -> None:
-        super().__init__()
-        self.content = os.urandom(600_000)
-        self.status: int | str = "not answered"
-        self._wire = wire
-        self._pause = seconds / UPLOAD_PIECES
-        self._location = wire.request("POST", "/v2/slow/blobs/uploads/", body=b"").expect(202)["Location"]
-        self.start()
-        time.sleep(3 * self._pause)
-
-    def run(self) -> None:
-        """Send a piece after each pause."""
-        digest, size = digest_of(self.content), len(self.content) // UPLOAD_PIECES
-        head = (
-            f"PUT {self._location}?digest={digest} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(self.content)}\r\n\r\n"
-        )
-        try:
-            with self._wire.connect() as connection:
-                connection.send(head.encode())
-                for at in range(0, len(self.content), size):
-                    time.sleep(self._pause)
-                    connection.send(self.content[at : at + size])
-                self.status = connection.read_reply(head).status
-        except Exception as error:  # noqa: BLE001 - whatever it is, the test shows it
-            self.status = repr(error)
-
-    def assert_stored(self) -> None:
-        """Assert that it was acknowledged and that its bytes come back."""
-        self.join()
-        assert self.status == 201
-        path = f"/v2/slow/blobs/{digest_of(self.content)}"
-        assert self._wire.request("GET", path).expect(200).body == self.content
 
 
 class Holder:

@@ -1,0 +1,1 @@
+"""Under a real systemd, which boots in namespaces of its own: `make systemd`."""
