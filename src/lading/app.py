@@ -66,8 +66,10 @@ _SCRUB_CHECK_SECONDS = 60.0
 _QUARANTINE_SECONDS = 3600.0
 
 
-def prepare(settings: Settings) -> None:
+def prepare(settings: Settings, *, alone: bool = True) -> None:
     """Make the data directory ready for workers: folders, schema, store identity. In the parent, before any fork.
+
+    If not `alone`, another server is at work in it: nothing is done under its feet.
 
     Raises:
         StartRefused: what is there cannot be served; the sentence says why and what to do.
@@ -82,8 +84,9 @@ def prepare(settings: Settings) -> None:
         if space.is_exhausted():
             space.give_up_ballast()
         probe.refuse_unfit(data)
-        restore.finish(data / FILE)
-        upgrade(data / FILE, data / snapshots.FOLDER)
+        if alone:
+            restore.finish(data / FILE)
+        upgrade(data / FILE, data / snapshots.FOLDER, alone=alone)
         with create_engine(data / FILE).connect() as connection:
             identity.check(connection, data)
         store.prepare()

@@ -76,7 +76,7 @@ def main() -> int:
     logs.configure(in_force.log.format)
     policy = TokenPolicy(Path(os.environ["CLOSED_TOKENS"]))
     service = server.Service(
-        prepare=lambda: app.prepare(in_force),
+        prepare=lambda alone: app.prepare(in_force, alone=alone),
         application=lambda settings: app.open_application(settings, policy=policy),
         announce=lambda _: None,
         reread=lambda: in_force,

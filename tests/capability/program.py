@@ -167,7 +167,7 @@ settings = load(None, {{"http.port": 0, "http.workers": 2, **{flags}}}, environ=
 def announce(listening):
     logs.event_logger().info("ready", port=listening.addresses[0].port)
 try:
-    code = server.run(settings, server.Service(lambda: None, application, announce, lambda: settings))
+    code = server.run(settings, server.Service(lambda alone: None, application, announce, lambda: settings))
 except StartRefused as refusal:
     sys.exit(f"{{refusal}}; {{refusal.hint}}")
 sys.exit(code)

@@ -61,7 +61,7 @@ def serve(  # noqa: PLR0913, PLR0917 - each is a flag
         return new
 
     service = server.Service(
-        prepare=lambda: app.prepare(in_force),
+        prepare=lambda alone: app.prepare(in_force, alone=alone),
         application=app.open_application,
         announce=lambda listening: _announce(in_force, listening),
         reread=reread,

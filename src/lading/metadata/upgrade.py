@@ -9,19 +9,22 @@ from pysqlite3 import dbapi2
 from lading.metadata.database import FULL_ERROR, create_engine, refuse_unsafe_library
 from lading.metadata.schema import REVISION
 from lading.metadata.snapshots import Kind, take
-from lading.oci.errors import DatabaseUnusable, DiskFull, SchemaTooNew, StorageFull
+from lading.oci.errors import DatabaseUnusable, DataDirectoryInUse, DiskFull, SchemaTooNew, StorageFull
 
 log = structlog.get_logger(__name__)
 _MIGRATIONS = Path(__file__).with_name("migrations")
 
 
-def upgrade(path: Path, snapshots: Path) -> None:
+def upgrade(path: Path, snapshots: Path, *, alone: bool = True) -> None:
     """Make the database, or migrate it after copying it into `snapshots`; do nothing when it is up to date.
+
+    If not `alone`, another server has it open, and knows the schema that it has.
 
     Raises:
         SchemaTooNew: a newer Lading wrote it.
         DatabaseUnusable: it is no SQLite database, is damaged, or the library is unsafe.
         DiskFull: no room.
+        DataDirectoryInUse: it would be migrated under the feet of another server.
 
     """
     refuse_unsafe_library()
@@ -31,6 +34,12 @@ def upgrade(path: Path, snapshots: Path) -> None:
             return
         if found is not None:
             refuse_newer(path, found)
+        if not alone:
+            raise DataDirectoryInUse(
+                f"this version of Lading needs a newer schema of {path}, which the server beside it does not know",
+                "stop the other one first, then start this one: clients wait meanwhile",
+            )
+        if found is not None:
             _copy(path, snapshots, found)
         migrate(path)
     except (dbapi2.Error, sa.exc.DBAPIError) as error:

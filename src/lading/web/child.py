@@ -11,7 +11,7 @@ from typing import NoReturn
 from lading.oci.errors import StartRefused
 from lading.settings import Settings
 from lading.web.tls import Certificate
-from lading.web.worker import CANCEL_SECONDS, DRAIN_SECONDS, READY, refusal_in
+from lading.web.worker import BEAT, CANCEL_SECONDS, DRAIN_SECONDS, READY, refusal_in
 
 # What the parent handles; held back over a fork, so that none meets a child that still has the parent's handlers.
 HANDLED_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGHUP)
@@ -29,11 +29,15 @@ class Generation:
 
 @dataclass(slots=True, eq=False)
 class Child:
-    """A worker; `said` is what came over its pipe and is not yet understood, `kill_at` is set once it is to leave."""
+    """A worker; `said` is what came over its pipe and is not yet understood, `kill_at` is set once it is to leave.
+
+    `heard_at` is when its event loop last had a turn, as far as its parent knows.
+    """
 
     pid: int
     status: int
     generation: Generation
+    heard_at: float
     ready: bool = False
     refusal: StartRefused | None = None
     kill_at: float | None = None
@@ -45,11 +49,12 @@ class Child:
             said = os.read(self.status, 65536)
         except BlockingIOError:  # dead, while a child of its own still holds the other end
             said = b""
+        self.heard_at = time.monotonic()
         *lines, self.said = (self.said + said).split(b"\n")
         for line in lines:
             if line + b"\n" == READY:
                 self.ready = True
-            else:
+            elif line + b"\n" != BEAT:
                 self.refusal = refusal_in(line)
         return bool(said)
 
@@ -98,7 +103,7 @@ def fork(generation: Generation, serve: Callable[[int], int], closing: Iterable[
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.close(status_write)
     os.set_blocking(status_read, False)
-    return Child(pid, status_read, generation)
+    return Child(pid, status_read, generation, time.monotonic())
 
 
 def _become_worker(serve: Callable[[], int], closing: Iterable[int]) -> NoReturn:

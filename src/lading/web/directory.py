@@ -22,25 +22,48 @@ POLL_SECONDS = 0.05
 # On top of what a server that stops says it needs: it moves its database's log, and ends.
 HANDOVER_SECONDS = 10.0
 LOCK_TEXT_BYTES = 64
-HOLDER = re.compile(rb"(?P<pid>\d{1,10})(?: stops within (?P<seconds>\d{1,6}) s)?\s*")
+HOLDER = re.compile(
+    rb"(?P<pid>\d{1,10})(?: on sockets (?P<sockets>[0-9a-f]{16}))?(?: stops within (?P<seconds>\d{1,6}) s)?\s*"
+)
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The lock that this server holds; what is written in the file is for those that want it next."""
+    """The lock that this server holds; what is written in the file is for those that want it next.
+
+    `alone` tells whether no other server can be there yet. `sockets` names the listening sockets that a parent passed,
+    and that another server may share.
+    """
 
     lock: int
+    alone: bool
+    sockets: str | None
+
+    def share(self) -> None:
+        """Let servers on the same sockets come beside this one, now that the data directory is prepared.
+
+        Raises:
+            DataDirectoryInUse: in this very moment another has taken it.
+
+        """
+        if self.sockets is None or not self.alone:
+            return
+        try:
+            fcntl.flock(self.lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DataDirectoryInUse("another process has taken the data directory", "start it again") from error
 
     def ends_within(self, seconds: float) -> None:
         """Let a server that is started now wait for this one, which is stopping."""
-        self.write(f"{os.getpid()} stops within {seconds:.0f} s")
+        self.write(f" stops within {seconds:.0f} s")
 
-    def write(self, text: str) -> None:
+    def write(self, more: str = "") -> None:
         """Say who holds the lock, in one write of always the same length: others read it meanwhile.
 
         Where a file system writes anew what changes, a full disk may refuse it; the lock is held all the same.
         """
+        text = f"{os.getpid()}{f' on sockets {self.sockets}' if self.sockets else ''}{more}"
         try:
             os.pwrite(self.lock, f"{text:<{LOCK_TEXT_BYTES - 1}}\n".encode(), 0)
         except OSError as error:
@@ -54,13 +77,15 @@ class _Holder:
 
     pid: int | None
     stops_within: float | None
+    sockets: str | None
 
     @classmethod
     def read(cls, lock: int) -> "_Holder":
         said = HOLDER.fullmatch(os.pread(lock, LOCK_TEXT_BYTES, 0))
         if said is None:
-            return cls(None, None)
-        return cls(int(said["pid"]), float(said["seconds"]) + HANDOVER_SECONDS if said["seconds"] else None)
+            return cls(None, None, None)
+        stops_within = float(said["seconds"]) + HANDOVER_SECONDS if said["seconds"] else None
+        return cls(int(said["pid"]), stops_within, said["sockets"].decode() if said["sockets"] else None)
 
     @property
     def lives(self) -> bool:
@@ -77,10 +102,11 @@ class _Holder:
 
 
 @contextlib.contextmanager
-def claimed(data: Path) -> Iterator[Claim]:
+def claimed(data: Path, sockets: str | None = None) -> Iterator[Claim]:
     """Make `data` if it is missing, and hold its lock; processes forked meanwhile hold it until they end.
 
-    A server that is stopping, or was killed, is waited for.
+    A server that is stopping, or was killed, is waited for. One on the same `sockets` is meant to be there: their
+    parent gave them to both, so that one can take the other's place.
 
     Raises:
         DataDirectoryInUse: another server holds it.
@@ -91,11 +117,10 @@ def claimed(data: Path) -> Iterator[Claim]:
     place = data.absolute()
     lock = _open(place)
     try:
-        _lock(place, lock)
+        claim = Claim(lock, _lock(place, lock, sockets), sockets)
         try:
             _probe_unless_full(place, lock)
-            claim = Claim(lock)
-            claim.write(str(os.getpid()))
+            claim.write()
         except OSError as error:
             raise _refusal(place, "written", error) from error
         yield claim
@@ -114,11 +139,12 @@ def _open(place: Path) -> int:
         raise _refusal(place, "written", error) from error
 
 
-def _lock(place: Path, lock: int) -> None:
+def _lock(place: Path, lock: int, sockets: str | None) -> bool:
+    """Wait for the lock, and tell whether nobody else has a share of it."""
     began, told = time.monotonic(), False
     while True:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return _take(lock, sockets)
         except BlockingIOError as error:
             holder = _Holder.read(lock)
             if time.monotonic() - began > _patience_seconds(holder):
@@ -132,8 +158,26 @@ def _lock(place: Path, lock: int) -> None:
             time.sleep(POLL_SECONDS)
         except OSError as error:
             raise _refusal(place, "locked", error) from error
-        else:
-            return
+
+
+def _take(lock: int, sockets: str | None) -> bool:
+    """Take all of the lock, or a share of it where those that have one are on the same sockets; tell which.
+
+    Raises:
+        BlockingIOError: neither can be had.
+
+    """
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        if sockets is None:
+            raise
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        if _Holder.read(lock).sockets != sockets:
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            raise
+        return False
+    return True
 
 
 def _patience_seconds(holder: _Holder) -> float:

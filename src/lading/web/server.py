@@ -5,6 +5,7 @@ No thread and no database connection exists before a fork: neither would survive
 
 import contextlib
 import gc
+import math
 import os
 import resource
 import selectors
@@ -12,17 +13,19 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
 
 from lading.logs import event_logger
 from lading.oci.errors import PortUnavailable, StartRefused
-from lading.settings import Metrics, Settings
+from lading.settings import Settings
 from lading.web import exposure
 from lading.web.child import HANDLED_SIGNALS, Child, Generation, fork, stop_seconds
 from lading.web.directory import Claim, claimed
-from lading.web.sockets import Address, address_of, inherited, listen
+from lading.web.notify import Manager
+from lading.web.pulse import Pulse
+from lading.web.sockets import Address, address_of, identity_of, inherited, listen
 from lading.web.tls import Certificate
 from lading.web.worker import Application, Duty, work
 
@@ -48,13 +51,13 @@ class Listening:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What is served. `prepare` runs once, in the parent, before any worker.
+    """What is served. `prepare` runs once, in the parent, before any worker; it is told whether no other server runs.
 
     Each worker enters `application(settings)` on its own event loop and serves what it yields. `announce` is called
     once, when all workers accept. `reread` returns the settings as they are now, or raises StartRefused.
     """
 
-    prepare: Callable[[], None]
+    prepare: Callable[[bool], None]
     application: Callable[[Settings], Application]
     announce: Callable[[Listening], None]
     reread: Callable[[], Settings]
@@ -72,16 +75,18 @@ def run(settings: Settings, service: Service) -> int:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the settings have just been read
     os.umask(OTHERS_MAY_NOTHING)
     _raise_descriptor_limit()
+    manager = Manager.found()
+    manager.tell("STATUS=Preparing the data directory")
     generation = _generation(settings)
-    with claimed(settings.data) as claim, contextlib.ExitStack() as stack:
-        listeners = inherited() or listen(settings.http.host, settings.http.port)
-        for listener in listeners:
+    passed = inherited()
+    with contextlib.ExitStack() as stack:
+        for listener in passed:
             stack.enter_context(listener)
-        exposure.check(settings.auth, map(address_of, listeners))
-        for listener in _listen_for_metrics(settings.metrics, {address_of(listener).port for listener in listeners}):
-            listeners.append(stack.enter_context(listener))
-        service.prepare()
-        return _Supervisor(service, claim, listeners, generation).run()
+        claim = stack.enter_context(claimed(settings.data, identity_of(passed)))
+        listeners = _listeners(settings, passed, stack)
+        service.prepare(claim.alone)
+        claim.share()
+        return _Supervisor(service, claim, listeners, generation, manager).run()
 
 
 def _generation(settings: Settings) -> Generation:
@@ -93,17 +98,28 @@ def _generation(settings: Settings) -> Generation:
     return Generation(settings, certificate)
 
 
-def _listen_for_metrics(metrics: Metrics, taken: Collection[int | None]) -> list[socket.socket]:
-    """Return the sockets of `metrics.port`, if there is one; by its port a worker knows what it may answer there."""
-    if metrics.port is None:
-        return []
-    if metrics.port in taken:
+def _listeners(settings: Settings, passed: list[socket.socket], stack: contextlib.ExitStack) -> Sequence[socket.socket]:
+    """Return where to listen: on what was passed, else on `http.port`; and on `metrics.port`, passed or not.
+
+    By its port a worker knows what it may answer.
+    """
+    port = settings.metrics.port
+    listeners = passed or [stack.enter_context(each) for each in listen(settings.http.host, settings.http.port)]
+    registry = [each for each in listeners if port is None or address_of(each).port != port]
+    if not registry:
         raise PortUnavailable(
-            f"metrics.port is {metrics.port}, the port of the registry itself",
+            f"metrics.port is {port}, the port of the registry itself",
             "give another, or none: /metrics is also on the port of the registry, for this machine and for users",
         )
+    exposure.check(settings.auth, map(address_of, registry))
+    if port is None or len(registry) < len(listeners):
+        return listeners
+    return [*listeners, *(stack.enter_context(each) for each in _listen_for_metrics(settings.metrics.host, port))]
+
+
+def _listen_for_metrics(host: str, port: int) -> list[socket.socket]:
     try:
-        return listen(metrics.host, metrics.port)
+        return listen(host, port)
     except PortUnavailable as error:
         raise PortUnavailable(f"metrics: {error.message}", "give another metrics.host or metrics.port") from error
 
@@ -125,6 +141,7 @@ class _Supervisor:
     claim: Claim
     listeners: Sequence[socket.socket]
     serving: Generation
+    manager: Manager
     candidate: Generation | None = None
     candidate_end: float = 0.0
     reload_wanted: bool = False
@@ -144,6 +161,7 @@ class _Supervisor:
         gc.collect()
         gc.freeze()  # what was imported so far is shared with the workers, and stays shared
         self.due = [0.0] * self.serving.settings.http.workers
+        pulse = Pulse(self.manager.watch_seconds)
         with self._signals_watched(), self.selector:
             self.selector.register(self.wakeup[0], selectors.EVENT_READ)
             while self.children or not self.stopping:
@@ -154,6 +172,8 @@ class _Supervisor:
                 self._renew_certificate()
                 self._announce_once()
                 self._kill_the_late()
+                pulse.feel(self.children.values())
+                self.manager.hear_that_we_live()
         if self.fatal is not None:
             raise self.fatal
         return self.exit_code
@@ -190,8 +210,8 @@ class _Supervisor:
 
     def _pause_seconds(self) -> float:
         ends = [child.kill_at for child in self.children.values() if child.kill_at is not None]
-        times = [*self.due, *ends]
-        return min(MAX_PAUSE_SECONDS, max(0.0, min(times) - time.monotonic())) if times else MAX_PAUSE_SECONDS
+        earliest = min([*self.due, *ends], default=math.inf) - time.monotonic()
+        return min(MAX_PAUSE_SECONDS, max(0.0, earliest), self.manager.pause_seconds)
 
     def _hear(self, child: Child) -> None:
         was_ready = child.ready
@@ -217,6 +237,7 @@ class _Supervisor:
         self.stopping, self.candidate = True, None
         ends = [stop_seconds(child.generation.settings) for child in self.children.values()]
         self.claim.ends_within(max(ends, default=0.0))
+        self.manager.hear_that_we_stop(max(ends, default=0.0))
         for child in self.children.values():
             child.retire()
         for listener in self.listeners:
@@ -230,6 +251,7 @@ class _Supervisor:
                 self._retire(self.serving)
                 self.serving, self.candidate, self.due = self.candidate, None, []
                 event_logger().info("reloaded: new workers serve, the old ones finish", workers=ready)
+                self._tell_ready()
             elif time.monotonic() >= self.candidate_end:
                 self._abandon(f"its workers were not ready within {RELOAD_SECONDS:g} s")
         elif self.reload_wanted and not self.stopping:
@@ -238,6 +260,8 @@ class _Supervisor:
 
     def _reload(self) -> None:
         """Start workers with the settings as they are now; the ones that serve do not notice."""
+        if self.announced:
+            self.manager.hear_that_we_reload()
         try:
             settings = _with_fixed(self.service.reread(), self.serving.settings)
             exposure.check(settings.auth, self._addresses())
@@ -255,6 +279,7 @@ class _Supervisor:
         candidate, self.candidate = self.candidate, None
         if candidate is not None:
             self._retire(candidate)
+        self._tell_ready()
 
     def _retire(self, generation: Generation) -> None:
         for child in self.children.values():
@@ -329,7 +354,14 @@ class _Supervisor:
         if self.announced or self.stopping or ready < self.serving.settings.http.workers:
             return
         self.announced = True
+        self._tell_ready()
         self.service.announce(Listening(tuple(self._addresses()), ready))
+
+    def _tell_ready(self) -> None:
+        """Tell the service manager that requests are answered, once that is so."""
+        if self.announced:
+            places = ", ".join(map(str, self._addresses()))
+            self.manager.hear_that_we_serve(f"{self.serving.settings.http.workers} workers on {places}")
 
     def _addresses(self) -> list[Address]:
         """Return where the registry listens; that of the metrics is not announced."""

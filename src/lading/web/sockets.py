@@ -4,10 +4,12 @@ No SO_REUSEPORT: with it two servers could share one port without noticing, and 
 """
 
 import errno
+import hashlib
 import ipaddress
 import os
 import socket
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lading.oci.errors import PortUnavailable
@@ -83,7 +85,8 @@ def _inherited(descriptor: int) -> socket.socket:
         listens = listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     except OSError:
         listens = 0
-    if not listens or listener.family not in {socket.AF_INET, socket.AF_INET6, socket.AF_UNIX}:
+    families = {socket.AF_INET, socket.AF_INET6, socket.AF_UNIX}
+    if not listens or listener.family not in families or listener.type != socket.SOCK_STREAM:
         raise PortUnavailable(
             f"descriptor {descriptor}, passed by LISTEN_FDS, is not a listening socket of TCP or a Unix stream",
             "in a systemd unit only ListenStream= makes such sockets",
@@ -93,10 +96,22 @@ def _inherited(descriptor: int) -> socket.socket:
     return listener
 
 
+def identity_of(listeners: Sequence[socket.socket]) -> str | None:
+    """Return what names these very sockets while one of them is open, in whatever process; None for none.
+
+    Two servers that share them were both given them by the parent that made them.
+    """
+    if not listeners:
+        return None
+    numbers = sorted((status.st_dev, status.st_ino) for status in (os.fstat(each.fileno()) for each in listeners))
+    return hashlib.sha256(repr(numbers).encode()).hexdigest()[:16]
+
+
 def address_of(listener: socket.socket) -> Address:
     """Return where `listener` listens."""
     if listener.family == socket.AF_UNIX:
-        return Address(str(listener.getsockname()), None)
+        name = os.fsdecode(listener.getsockname())
+        return Address(f"@{name[1:]}" if name.startswith("\0") else name, None)  # `@`, as systemd and ss write it
     host, port = listener.getsockname()[:2]
     return Address(host, port)
 

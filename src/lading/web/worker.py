@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import faulthandler
 import json
 import os
 import signal
@@ -26,6 +27,11 @@ from lading.web.tls import Certificate
 Application = AbstractAsyncContextManager[ASGIApp]
 
 READY = b"ready\n"
+BEAT = b"beat\n"
+BEAT_SECONDS = 1.0
+# Whoever finds that a worker hangs sees where, on standard error.
+SHOW_STACK = signal.SIGUSR2
+STDERR = 2
 KEEP_ALIVE_SECONDS = 75
 # How long a stopping worker still answers what it has accepted, with `Connection: close`.
 DRAIN_SECONDS = 1.0
@@ -44,7 +50,7 @@ class Duty:
     """What a worker is given: its sockets, its application, and its two pipes to the parent.
 
     With a certificate the TCP sockets speak TLS; Unix sockets, which are for proxies on this machine, do not.
-    `life` reads EOF when the parent is gone. `status` takes `READY`, or a refusal as `refused` makes it.
+    `life` reads EOF when the parent is gone. `status` takes `READY`, `BEAT`, or a refusal as `refused` makes it.
     """
 
     listeners: Sequence[socket.socket]
@@ -57,6 +63,7 @@ class Duty:
 
 def work(duty: Duty) -> int:
     """Serve until SIGTERM, or until the parent is gone; return the exit code."""
+    faulthandler.register(SHOW_STACK, file=STDERR)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(duty))
@@ -82,6 +89,7 @@ def refusal_in(line: bytes) -> StartRefused:
 
 async def _serve(duty: Duty) -> None:
     loop = asyncio.get_running_loop()
+    heart = loop.create_task(_beat(duty.status), name="tell the parent that the loop turns")
     async with duty.application as application:
         server = _Server(application, duty)
         loop.add_signal_handler(signal.SIGTERM, server.stop)
@@ -89,6 +97,16 @@ async def _serve(duty: Duty) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
         loop.add_reader(duty.life, server.stop_as_orphan)
         await server.serve(list(duty.listeners))
+    heart.cancel()
+
+
+async def _beat(status: int) -> None:
+    """Let the parent hear that requests are still looked after."""
+    os.set_blocking(status, False)
+    while True:
+        with contextlib.suppress(OSError):  # a parent that does not read has its own watchdog; one that is gone, `life`
+            os.write(status, BEAT)
+        await asyncio.sleep(BEAT_SECONDS)
 
 
 class _Server(uvicorn.Server):
