@@ -22,6 +22,7 @@ DRAIN_SECONDS = 1.0
 SLACK_SECONDS = 2.0
 FULL = os.environ.get("LADING_FULL", "") not in {"", "0"}
 UPLOAD_SECONDS = 6.0
+PACKETS = (socket.AF_UNIX, socket.SOCK_SEQPACKET)
 CONTENT = os.urandom(3000)
 
 
@@ -158,7 +159,7 @@ def test_sockets_of_a_parent_are_served(holder: Holder) -> None:
         client.connect(str(holder.folder / "lading.sock"))
         client.sendall(b"GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         assert client.makefile("rb").read().startswith(b"HTTP/1.1 200 ")
-    assert until(lambda: [line["client"] for line in server.events("request")][-1:] == [None])
+    assert until(lambda: [line["client"] for line in server.events("request")][-1:] == ["unix"])
     assert server.lines() == [line for line in server.lines() if line.get("level", "info") == "info"]
 
 
@@ -185,8 +186,10 @@ def test_what_a_parent_passed_is_for_this_process_alone(tmp_path: Path) -> None:
 
 def test_what_is_no_listening_socket_is_a_sentence(holder: Holder) -> None:
     """A unit with ListenDatagram=, or a descriptor that something else left open."""
-    with (holder.folder / "file").open("w") as file, socket.socket() as deaf:
-        for other in (file, deaf):
+    with (holder.folder / "file").open("w") as file, socket.socket() as deaf, socket.socket(*PACKETS) as packets:
+        packets.bind(str(holder.folder / "packets"))
+        packets.listen()
+        for other in (file, deaf, packets):
             server = holder.start(descriptors=[other.fileno()])
 
             assert server.wait() == 1

@@ -19,6 +19,7 @@ SITE = Path(next(path for path in sys.path if path.endswith("site-packages")))
 CGROUPS = next(path for path in (Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup")) if path.is_dir())
 BOOT_SECONDS = 60.0
 COMMAND_SECONDS = 100.0
+SHOWN_LINES = 100
 CLONE_NEWNET = 0x40000000
 # Not where this Python and this tree are: services see no home directories, and /tmp is their own.
 SHOWN = {
@@ -131,7 +132,8 @@ class Bench:
 
     def output(self) -> str:
         """Return everything that was said, for messages."""
-        return self._log.read_text() + self.says("journalctl", "-q", "-o", "short-monotonic", "-n", "200")
+        said = self.says("journalctl", "-q", "-o", "short-monotonic").splitlines()
+        return self._log.read_text() + "\n".join([line for line in said if '"request"' not in line][-SHOWN_LINES:])
 
     @contextlib.contextmanager
     def network(self) -> Iterator[None]:

@@ -1,10 +1,11 @@
 """The units that Lading ships: sound, locked down, and served by whom they say."""
 
-from tests.capability.content import digest_of
-from tests.systemd.bench import Bench
-from tests.wire import Wire
+import socket
 
-WIRES = (Wire("127.0.0.1", 5000), Wire("::1", 5000))
+from tests.capability.server import until
+from tests.systemd.bench import Bench
+from tests.systemd.served import CONTENT, UNIX, WIRES, serve
+
 MAX_EXPOSURE_TENTHS = "20"
 
 
@@ -18,15 +19,40 @@ def test_the_units_are_sound_and_locked_down(bench: Bench) -> None:
 
 
 def test_the_first_connection_starts_the_registry(bench: Bench) -> None:
-    """IPv4, IPv6 and a Unix socket are there before the program is, and a push through it is kept by its own user."""
-    bench.systemctl("enable", "--now", "lading.socket")
+    """IPv4, IPv6 and a Unix socket are there before the program is, and what is pushed belongs to its own user."""
+    bench.systemctl("start", "lading.socket")
     assert bench.show("lading.service", "ActiveState") == "inactive"
 
-    location = WIRES[0].request("POST", "/v2/app/blobs/uploads/", body=b"").expect(202)["Location"]
-    content = bytes(100_000)
-    WIRES[1].request("PUT", f"{location}?digest={digest_of(content)}", body=content).expect(201)
+    path = serve(bench)
 
-    assert bench.show("lading.service", "ActiveState") == "active"
+    assert until(lambda: bench.show("lading.service", "ActiveState") == "active")
+    assert WIRES[0].request("GET", path).expect(200).body == CONTENT
     assert bench.run("stat", "-c", "%U:%G %a", "/var/lib/lading") == "lading:lading 750"
-    (ready,) = bench.events("lading.service", "ready")
-    assert ready["data"] == "/var/lib/lading"
+    assert bench.run("stat", "-c", "%U:%G %a", UNIX) == "lading:lading 660"
+    places = "127.0.0.1:5000, [::1]:5000, unix:/run/lading.sock"
+    workers = len(bench.workers("lading.service"))
+    assert bench.show("lading.service", "StatusText") == f"{workers} workers on {places}"
+
+
+def test_a_proxy_speaks_over_the_unix_socket(bench: Bench) -> None:
+    """It is served like the others, by each worker, and the log says how who came by it came."""
+    path = serve(bench)
+
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(bench.path(UNIX)))
+        client.sendall(f"GET {path} HTTP/1.1\r\nHost: registry.example\r\nConnection: close\r\n\r\n".encode())
+        assert client.makefile("rb").read().endswith(CONTENT)
+
+    assert until(lambda: [line["client"] for line in bench.events("lading", "request")][-1:] == ["unix"])
+
+
+def test_an_edited_socket_unit_makes_no_open_door(bench: Bench) -> None:
+    """A socket unit is edited quickly: beyond this machine it takes users, or the word `open`."""
+    bench.drop_in("lading.socket", "[Socket]\nListenStream=0.0.0.0:5001\n")
+    bench.systemctl("start", "lading.socket")
+    bench.systemctl("start", "--no-block", "lading")
+
+    assert until(lambda: "without authentication everybody who reaches 0.0.0.0:5001" in bench.output())
+
+    bench.run("sh", "-c", "echo 'auth: {open: true}' > /etc/lading/lading.yaml")
+    WIRES[0].request("GET", "/readyz").expect(200)

@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 
 import structlog
 from uvicorn.config import Config
-from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 from uvicorn.server import ServerState
 
 from lading.oci.errors import Busy, ClientGone, Internal, RegistryError, RequestInvalid
@@ -76,9 +75,7 @@ class Http(asyncio.BufferedProtocol):
         """Take a place in the crowd, and give the first head its deadline."""
         self.transport = transport
         self._outlet = Outlet(transport, self._loop)
-        self._endpoints = Endpoints(
-            get_remote_addr(transport), get_local_addr(transport), "https" if is_ssl(transport) else "http"
-        )
+        self._endpoints = Endpoints.of(transport)
         self._state.connections.add(self)  # type: ignore[arg-type]
         self._seat.deadline = self._loop.time() + HEAD_SECONDS
         if self.crowd.admit(self._seat, self._loop):

@@ -3,9 +3,10 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from starlette.types import Message, Scope
+from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 
 from lading.web.http_body import Incoming, Views
 from lading.web.http_head import Head
@@ -16,6 +17,7 @@ VIEWS = "lading.http.request.views"
 """The extension that offers another `receive`: its messages have `views` of the body, valid until its next call."""
 
 FLUSH_SECONDS = 1.0
+_MAPPED = "::ffff:"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _GONE: Message = {"type": "http.disconnect"}
 
@@ -27,6 +29,14 @@ class Endpoints:
     client: tuple[str, int] | None
     server: tuple[str, int | None] | None
     scheme: str
+
+    @classmethod
+    def of(cls, transport: asyncio.Transport) -> Self:
+        """Return those of a connection; a client that came by IPv4 to a socket for both has its IPv4 address."""
+        client = get_remote_addr(transport)
+        if client is not None and client[0].startswith(_MAPPED) and "." in client[0]:
+            client = (client[0].rpartition(":")[2], client[1])
+        return cls(client, get_local_addr(transport), "https" if is_ssl(transport) else "http")
 
 
 class Exchange:

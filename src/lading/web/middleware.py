@@ -117,8 +117,14 @@ class _Exchange:
             sent_bytes=sent,
             received_bytes=received,
             duration_us=duration_ns // 1000,
-            client=client[0] if client else None,
+            client=client[0] if client else _nearby(self._scope),
         )
+
+
+def _nearby(scope: Scope) -> str | None:
+    """Return what stands in the log for a client that has no address, as all of a Unix socket."""
+    server = scope.get("server")
+    return "unix" if server is not None and server[1] is None else None
 
 
 def _refuse_foreign(origin: bytes, headers: Sequence[tuple[bytes, bytes]]) -> None:

@@ -21,9 +21,8 @@ class Pulse:
         self._silence_seconds = HANG_SECONDS if silence_seconds is None else silence_seconds
         self._looked_at = time.monotonic()
 
-    def feel(self, children: Collection[Child]) -> None:
+    def feel(self, children: Collection[Child], now: float) -> None:
         """Look once; to be called about every second, when all that the children said has been heard."""
-        now = time.monotonic()
         late, self._looked_at = now - self._looked_at > LATE_SECONDS, now
         if late:  # we were stopped, or the whole machine was: so were they
             for child in children:

@@ -172,7 +172,7 @@ class _Supervisor:
                 self._renew_certificate()
                 self._announce_once()
                 self._kill_the_late()
-                pulse.feel(self.children.values())
+                pulse.feel(self.children.values(), time.monotonic())
                 self.manager.hear_that_we_live()
         if self.fatal is not None:
             raise self.fatal

@@ -1,0 +1,26 @@
+"""The registry as its units start it, and where its clients find it."""
+
+import os
+
+from tests.capability.content import digest_of
+from tests.systemd.bench import Bench
+from tests.wire import Wire
+
+WIRES = (Wire("127.0.0.1", 5000), Wire("::1", 5000))
+UNIX = "/run/lading.sock"
+CONTENT = os.urandom(3000)
+
+
+def serve(bench: Bench) -> str:
+    """Start it by the first connection, as on any machine; push a blob, and return its path."""
+    bench.systemctl("enable", "--now", "lading.socket")
+    location = WIRES[0].request("POST", "/v2/app/blobs/uploads/", body=b"").expect(202)["Location"]
+    digest = digest_of(CONTENT)
+    WIRES[1].request("PUT", f"{location}?digest={digest}", body=CONTENT).expect(201)
+    return f"/v2/app/blobs/{digest}"
+
+
+def assert_quiet(bench: Bench, *units: str) -> None:
+    """Assert that the services had nothing to complain of."""
+    lines = [line for unit in units for line in bench.lines(unit)]
+    assert [line for line in lines if line.get("level", "info") != "info" or line.get("status", 200) >= 500] == []

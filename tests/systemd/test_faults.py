@@ -1,0 +1,56 @@
+"""What hangs, and what does not start: found, replaced, and waited for on sockets that stay."""
+
+from tests.capability.server import until
+from tests.systemd.bench import Bench
+from tests.systemd.served import CONTENT, WIRES, serve
+
+WATCHDOG = "[Service]\nWatchdogSec=6\n"
+BROKEN = "[Service]\nRestartSec=100ms\nExecStart=\nExecStart=/bin/false\n"
+FAILED_STARTS = 7  # systemd's default gives up at five within ten seconds
+
+
+def test_a_worker_that_hangs_is_replaced_alone(bench: Bench) -> None:
+    """Its loop has no turn any more; the parent and the other worker go on."""
+    bench.drop_in("lading.service", WATCHDOG)
+    path = serve(bench)
+    hanging, *others = bench.workers("lading")
+
+    bench.run("kill", "-STOP", str(hanging))
+
+    assert until(lambda: hanging not in (now := bench.workers("lading")) and len(now) == len(others) + 1)
+    assert set(others) < set(bench.workers("lading"))
+    assert bench.show("lading", "NRestarts") == "0"
+    (event,) = bench.events("lading", "workers hang and are killed")
+    assert len(event["pids"]) == 1
+    for _ in range(8):
+        assert WIRES[0].request("GET", path).expect(200).body == CONTENT
+
+
+def test_a_parent_that_hangs_is_replaced_with_all_workers(bench: Bench) -> None:
+    """Who looks after the workers is looked after by systemd."""
+    bench.drop_in("lading.service", WATCHDOG)
+    path = serve(bench)
+    assert until(lambda: bench.show("lading", "ActiveState") == "active")
+    parent = bench.show("lading", "MainPID")
+
+    bench.run("kill", "-STOP", parent)
+
+    assert until(lambda: bench.show("lading", "NRestarts") == "1")
+    assert WIRES[0].request("GET", path).expect(200).body == CONTENT
+    assert bench.show("lading", "MainPID") != parent
+
+
+def test_a_service_that_does_not_start_keeps_its_clients(bench: Bench) -> None:
+    """Clients wait for the repair, and are answered on the connection that they have."""
+    path = serve(bench)
+    bench.drop_in("lading.service", BROKEN)
+    bench.systemctl("restart", "--no-block", "lading")
+    with WIRES[0].connect() as client:
+        client.send(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        assert until(lambda: int(bench.show("lading", "NRestarts")) >= FAILED_STARTS)
+        assert bench.run("systemctl", "is-active", "lading.socket") == "active"
+
+        bench.run("rm", "/etc/systemd/system/lading.service.d/test.conf")
+        bench.systemctl("daemon-reload")
+
+        assert client.read_reply().expect(200).body == CONTENT
