@@ -163,6 +163,19 @@ def test_sockets_of_a_parent_are_served(holder: Holder) -> None:
     assert server.lines() == [line for line in server.lines() if line.get("level", "info") == "info"]
 
 
+def test_a_passed_socket_on_the_port_of_the_metrics_is_theirs(holder: Holder) -> None:
+    """So two servers on the same sockets can both have it."""
+    registry, metrics = holder.wires
+    (holder.folder / "lading.yaml").write_text(f"metrics: {{port: {metrics.port}}}")
+
+    server = holder.start()
+
+    assert server.wait_until_ready()["port"] == registry.port
+    metrics.request("GET", "/metrics", headers={"Host": "x"}).expect(200)
+    metrics.request("GET", "/v2/", headers={"Host": "x"}).expect(404)
+    registry.request("GET", "/v2/").expect(200)
+
+
 def test_what_a_parent_passed_is_for_this_process_alone(tmp_path: Path) -> None:
     """A program that is started by the one that was meant must not take its sockets."""
     script = "import os; from lading.web.sockets import inherited; print(len(inherited()), 'LISTEN_FDS' in os.environ)"

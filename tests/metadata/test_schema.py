@@ -22,7 +22,7 @@ from lading.metadata import schema, stores
 from lading.metadata.database import OLDEST_SAFE_SQLITE, Database, create_engine, refuse_unsafe_library
 from lading.metadata.stores import Store
 from lading.metadata.upgrade import upgrade
-from lading.oci.errors import DatabaseUnusable, DiskFull, Internal, SchemaTooNew
+from lading.oci.errors import DatabaseUnusable, DataDirectoryInUse, DiskFull, Internal, SchemaTooNew
 from tests.metadata.loop import run
 
 PACKAGE = Path(lading.__file__).parent
@@ -199,6 +199,18 @@ def test_a_migration_that_fails_leaves_the_database_as_it_was(path: Path, tmp_pa
     assert ask(path, "SELECT version_num, name FROM alembic_version, repositories") == [(schema.REVISION, "team/app")]
     assert ask(path, "SELECT name FROM sqlite_master WHERE name = 'later'") == []
     upgrade(path, snapshots)
+
+
+def test_a_schema_is_not_changed_under_another_server(tmp_path: Path) -> None:
+    """It runs, and the columns that it knows are those that are there; where nothing is to be changed, both may."""
+    path, snapshots = tmp_path / "lading.db", tmp_path / "snapshots"
+
+    with pytest.raises(DataDirectoryInUse, match="needs a newer schema"):
+        upgrade(path, snapshots, alone=False)
+
+    assert not path.exists()
+    upgrade(path, snapshots)
+    upgrade(path, snapshots, alone=False)
 
 
 def test_a_newer_schema_is_refused_with_a_sentence(path: Path, tmp_path: Path, snapshots: Path) -> None:

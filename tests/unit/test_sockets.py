@@ -1,14 +1,17 @@
 """The listening sockets."""
 
+import asyncio
 import contextlib
 import os
 import socket
 import threading
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from lading.oci.errors import PortUnavailable
+from lading.web.http_exchange import Endpoints
 from lading.web.sockets import Address, address_of, identity_of, listen
 
 
@@ -49,3 +52,25 @@ def test_unix_sockets_are_named_as_other_tools_name_them(tmp_path: Path) -> None
 
         assert address_of(named) == Address(str(tmp_path / "s"), None)
         assert str(address_of(abstract)) == f"unix:@lading-test-{os.getpid()}"
+
+
+@pytest.mark.parametrize(("host", "seen"), [("127.0.0.1", "127.0.0.1"), ("::1", "::1")])
+def test_a_client_of_a_socket_for_both_families_has_the_address_that_it_came_with(host: str, seen: str) -> None:
+    """`::ffff:127.0.0.1` is in no list of an operator, and not loopback to every Python."""
+    met: list[Endpoints] = []
+
+    class Greeting(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            met.append(Endpoints.of(cast("asyncio.Transport", transport)))
+            cast("asyncio.Transport", transport).close()
+
+    async def meet(listener: socket.socket) -> None:
+        async with await asyncio.get_running_loop().create_server(Greeting, sock=listener):
+            reader, writer = await asyncio.open_connection(host, listener.getsockname()[1])
+            await reader.read()
+            writer.close()
+
+    with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as listener:
+        asyncio.run(meet(listener))
+
+    assert [endpoints.client and endpoints.client[0] for endpoints in met] == [seen]

@@ -6,28 +6,31 @@ from collections.abc import Collection
 
 from lading.logs import event_logger
 from lading.web.child import Child
-from lading.web.worker import SHOW_STACK
+from lading.web.worker import BEAT_SECONDS, SHOW_STACK
 
 # Long: a disk that stalls makes every worker wait, and another in its place would wait as well.
 HANG_SECONDS = 30.0
+LEAST_BEATS = 5
 LATE_SECONDS = 2.0
 STACK_SECONDS = 0.2
 
 
 class Pulse:
-    """Kills workers that were not heard of for `silence_seconds`, after letting them say where they hang."""
+    """Kills workers that were not heard of for `silence_seconds`, after letting them say where they hang.
+
+    Time in which the parent itself had no turn does not count.
+    """
 
     def __init__(self, silence_seconds: float | None = None) -> None:
-        self._silence_seconds = HANG_SECONDS if silence_seconds is None else silence_seconds
+        self._silence_seconds = max(LEAST_BEATS * BEAT_SECONDS, silence_seconds or HANG_SECONDS)
         self._looked_at = time.monotonic()
 
     def feel(self, children: Collection[Child], now: float) -> None:
         """Look once; to be called about every second, when all that the children said has been heard."""
-        late, self._looked_at = now - self._looked_at > LATE_SECONDS, now
-        if late:  # we were stopped, or the whole machine was: so were they
-            for child in children:
-                child.heard_at = now
-            return
+        lost = max(0.0, now - self._looked_at - LATE_SECONDS)  # we had no turn, perhaps the whole machine had none
+        self._looked_at = now
+        for child in children:
+            child.heard_at = min(now, child.heard_at + lost)
         hung = [
             child
             for child in children
