@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -26,7 +27,7 @@ SHOWN = {
     Path(sys.base_prefix): "/opt/python",
     SITE: "/opt/lading/site-packages",
     TOP / "src": "/opt/lading/src",
-    UNITS: "/opt/lading/systemd",
+    UNITS: "/opt/lading/packaging/systemd",
 }
 PROGRAM = f"""#!/bin/sh
 export LD_LIBRARY_PATH=/opt/python/lib PYTHONPATH=/opt/lading/src:/opt/lading/site-packages
@@ -36,10 +37,8 @@ exec /opt/python/bin/python{sys.version_info.major}.{sys.version_info.minor} \
 INSTALL = """
 cat > /usr/bin/lading
 chmod 755 /usr/bin/lading
-cp /opt/lading/systemd/*.socket /opt/lading/systemd/*.service /etc/systemd/system/
-cp /opt/lading/systemd/lading.sysusers /usr/lib/sysusers.d/lading.conf
-systemd-sysusers lading.conf
-systemctl daemon-reload
+cd /opt/lading
+{units}
 """
 
 
@@ -58,7 +57,7 @@ class Bench:
         self._pid = 0
         try:
             assert until(self._is_running, seconds=BOOT_SECONDS), f"systemd did not boot\n{self._log.read_text()}"
-            self.run("sh", "-euc", INSTALL, typed=PROGRAM)
+            self.run("sh", "-euc", INSTALL.format(units=_documented("systemd-sysusers")), typed=PROGRAM)
         except BaseException:
             self.close()
             raise
@@ -144,6 +143,15 @@ class Bench:
                 yield
             finally:
                 _enter(ours.fileno())
+
+
+def _documented(word: str) -> str:
+    """Return the commands of the manual in whose block `word` is."""
+    blocks = re.findall(
+        r"^```sh\n(.*?)^```", (TOP / "docs" / "systemd.md").read_text("utf-8"), re.MULTILINE | re.DOTALL
+    )
+    (found,) = [block for block in blocks if word in block]
+    return str(found)
 
 
 def _enter(namespace: int) -> None:

@@ -1,11 +1,14 @@
 """What hangs, and what does not start: found, replaced, and waited for on sockets that stay."""
 
+import contextlib
+
 from tests.capability.server import until
 from tests.systemd.bench import Bench
 from tests.systemd.served import CONTENT, WIRES, serve
 
 WATCHDOG = "[Service]\nWatchdogSec=6\n"
 BROKEN = "[Service]\nRestartSec=100ms\nExecStart=\nExecStart=/bin/false\n"
+KEPT = 8
 FAILED_STARTS = 7  # systemd's default gives up at five within ten seconds
 
 
@@ -54,3 +57,21 @@ def test_a_service_that_does_not_start_keeps_its_clients(bench: Bench) -> None:
         bench.systemctl("daemon-reload")
 
         assert client.read_reply().expect(200).body == CONTENT
+
+
+def test_an_upgrade_that_does_not_start_costs_the_old_version_nothing(bench: Bench) -> None:
+    """It is given the sockets first: were they made blocking by that, workers that race for a client would hang."""
+    path = serve(bench)
+    bench.drop_in("lading@green.service", BROKEN)
+    with contextlib.ExitStack() as stack:
+        kept = [stack.enter_context(WIRES[index % 2].connect()) for index in range(KEPT)]
+        for client in kept:
+            client.request("GET", path).expect(200)
+
+        bench.systemctl("start", "--no-block", "lading@green")
+        assert until(lambda: int(bench.show("lading@green", "NRestarts")) >= 1)
+
+        for wire in WIRES * KEPT:
+            fresh = stack.enter_context(wire.connect())
+            for client in (fresh, *kept):
+                assert client.request("GET", path).expect(200).body == CONTENT

@@ -5,6 +5,7 @@ import socket
 from tests.capability.server import until
 from tests.systemd.bench import Bench
 from tests.systemd.served import CONTENT, UNIX, WIRES, serve
+from tests.wire import Wire
 
 MAX_EXPOSURE_TENTHS = "20"
 
@@ -48,11 +49,12 @@ def test_a_proxy_speaks_over_the_unix_socket(bench: Bench) -> None:
 
 def test_an_edited_socket_unit_makes_no_open_door(bench: Bench) -> None:
     """A socket unit is edited quickly: beyond this machine it takes users, or the word `open`."""
-    bench.drop_in("lading.socket", "[Socket]\nListenStream=0.0.0.0:5001\n")
-    bench.systemctl("start", "lading.socket")
-    bench.systemctl("start", "--no-block", "lading")
-
-    assert until(lambda: "without authentication everybody who reaches 0.0.0.0:5001" in bench.output())
+    serve(bench)
+    bench.drop_in("lading.socket", "[Socket]\nListenStream=\nListenStream=[::]:5001\n")
+    bench.says("systemctl", "restart", "lading.socket", "lading")
+    assert until(lambda: "without authentication everybody who reaches [::]:5001" in bench.output())
 
     bench.run("sh", "-c", "echo 'auth: {open: true}' > /etc/lading/lading.yaml")
-    WIRES[0].request("GET", "/readyz").expect(200)
+
+    for host in ("127.0.0.1", "::1"):
+        Wire(host, 5001).request("GET", "/metrics").expect(200)
