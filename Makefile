@@ -50,7 +50,7 @@ clients: $(DEV) ## real clients push and pull, with and without a login (FULL=1 
 
 systemd: $(DEV) ## the shipped units under a real systemd: sockets, restarts, upgrades, watchdogs (needs root)
 	tests/clients/install systemd
-	$(BIN)/python -m pytest -q tests/systemd
+	$(BIN)/python -m pytest -q -n 2 tests/systemd
 
 conformance: $(DEV) ## the official OCI suite, nothing failed, nothing skipped
 	tests/clients/install conformance

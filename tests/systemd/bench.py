@@ -19,7 +19,7 @@ UNITS = TOP / "packaging" / "systemd"
 SITE = Path(next(path for path in sys.path if path.endswith("site-packages")))
 CGROUPS = next(path for path in (Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup")) if path.is_dir())
 BOOT_SECONDS = 60.0
-COMMAND_SECONDS = 100.0
+COMMAND_SECONDS = 300.0
 SHOWN_LINES = 100
 CLONE_NEWNET = 0x40000000
 # Not where this Python and this tree are: services see no home directories, and /tmp is their own.

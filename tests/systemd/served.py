@@ -1,14 +1,20 @@
 """The registry as its units start it, and where its clients find it."""
 
+import functools
 import os
 
 from tests.capability.content import digest_of
+from tests.capability.server import until
 from tests.systemd.bench import Bench
 from tests.wire import Wire
 
-WIRES = (Wire("127.0.0.1", 5000), Wire("::1", 5000))
+# A start may take long on a busy machine, and clients wait for it.
+PATIENCE_SECONDS = 120.0
+WIRES = tuple(Wire(host, 5000, PATIENCE_SECONDS) for host in ("127.0.0.1", "::1"))
 UNIX = "/run/lading.sock"
 CONTENT = os.urandom(3000)
+
+soon = functools.partial(until, seconds=PATIENCE_SECONDS)
 
 
 def serve(bench: Bench) -> str:

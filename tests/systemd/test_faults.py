@@ -2,11 +2,10 @@
 
 import contextlib
 
-from tests.capability.server import until
 from tests.systemd.bench import Bench
-from tests.systemd.served import CONTENT, WIRES, serve
+from tests.systemd.served import CONTENT, WIRES, serve, soon
 
-WATCHDOG = "[Service]\nWatchdogSec=6\n"
+WATCHDOG = "[Service]\nWatchdogSec=10\n"
 BROKEN = "[Service]\nRestartSec=100ms\nExecStart=\nExecStart=/bin/false\n"
 KEPT = 8
 FAILED_STARTS = 7  # systemd's default gives up at five within ten seconds
@@ -20,7 +19,7 @@ def test_a_worker_that_hangs_is_replaced_alone(bench: Bench) -> None:
 
     bench.run("kill", "-STOP", str(hanging))
 
-    assert until(lambda: hanging not in (now := bench.workers("lading")) and len(now) == len(others) + 1)
+    assert soon(lambda: hanging not in (now := bench.workers("lading")) and len(now) == len(others) + 1)
     assert set(others) < set(bench.workers("lading"))
     assert bench.show("lading", "NRestarts") == "0"
     (event,) = bench.events("lading", "workers hang and are killed")
@@ -33,12 +32,12 @@ def test_a_parent_that_hangs_is_replaced_with_all_workers(bench: Bench) -> None:
     """Who looks after the workers is looked after by systemd."""
     bench.drop_in("lading.service", WATCHDOG)
     path = serve(bench)
-    assert until(lambda: bench.show("lading", "ActiveState") == "active")
+    assert soon(lambda: bench.show("lading", "ActiveState") == "active")
     parent = bench.show("lading", "MainPID")
 
     bench.run("kill", "-STOP", parent)
 
-    assert until(lambda: bench.show("lading", "NRestarts") == "1")
+    assert soon(lambda: bench.show("lading", "NRestarts") != "0")
     assert WIRES[0].request("GET", path).expect(200).body == CONTENT
     assert bench.show("lading", "MainPID") != parent
 
@@ -50,7 +49,7 @@ def test_a_service_that_does_not_start_keeps_its_clients(bench: Bench) -> None:
     bench.systemctl("restart", "--no-block", "lading")
     with WIRES[0].connect() as client:
         client.send(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-        assert until(lambda: int(bench.show("lading", "NRestarts")) >= FAILED_STARTS)
+        assert soon(lambda: int(bench.show("lading", "NRestarts")) >= FAILED_STARTS)
         assert bench.run("systemctl", "is-active", "lading.socket") == "active"
 
         bench.run("rm", "/etc/systemd/system/lading.service.d/test.conf")
@@ -69,7 +68,7 @@ def test_an_upgrade_that_does_not_start_costs_the_old_version_nothing(bench: Ben
             client.request("GET", path).expect(200)
 
         bench.systemctl("start", "--no-block", "lading@green")
-        assert until(lambda: int(bench.show("lading@green", "NRestarts")) >= 1)
+        assert soon(lambda: int(bench.show("lading@green", "NRestarts")) >= 1)
 
         for wire in WIRES * KEPT:
             fresh = stack.enter_context(wire.connect())

@@ -3,9 +3,8 @@
 import time
 
 from tests.capability.crowd import Crowd, SlowUpload
-from tests.capability.server import until
 from tests.systemd.bench import Bench
-from tests.systemd.served import CONTENT, WIRES, assert_quiet, serve
+from tests.systemd.served import CONTENT, WIRES, assert_quiet, serve, soon
 
 UPLOAD_SECONDS = 6.0
 RELOADED = "reloaded: new workers serve, the old ones finish"
@@ -36,8 +35,8 @@ def test_no_request_is_lost_over_reloads(bench: Bench) -> None:
         upload = SlowUpload(WIRES[0], UPLOAD_SECONDS)
         for count in (1, 2, 3):
             bench.systemctl("reload", "lading")
-            assert until(lambda count=count: len(bench.events("lading", RELOADED)) == count)  # type: ignore[misc]
-            assert until(lambda: bench.show("lading", "ActiveState") == "active")
+            assert soon(lambda count=count: len(bench.events("lading", RELOADED)) == count)  # type: ignore[misc]
+            assert soon(lambda: bench.show("lading", "ActiveState") == "active")
         upload.assert_stored()
 
     crowd.assert_untroubled()

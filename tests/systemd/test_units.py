@@ -2,9 +2,8 @@
 
 import socket
 
-from tests.capability.server import until
 from tests.systemd.bench import Bench
-from tests.systemd.served import CONTENT, UNIX, WIRES, serve
+from tests.systemd.served import CONTENT, PATIENCE_SECONDS, UNIX, WIRES, serve, soon
 from tests.wire import Wire
 
 MAX_EXPOSURE_TENTHS = "20"
@@ -26,12 +25,18 @@ def test_the_first_connection_starts_the_registry(bench: Bench) -> None:
 
     path = serve(bench)
 
-    assert until(lambda: bench.show("lading.service", "ActiveState") == "active")
+    assert soon(lambda: bench.show("lading.service", "ActiveState") == "active")
     assert WIRES[0].request("GET", path).expect(200).body == CONTENT
     assert bench.run("stat", "-c", "%U:%G %a", "/var/lib/lading") == "lading:lading 750"
     assert bench.run("stat", "-c", "%U:%G %a", UNIX) == "lading:lading 660"
     places = "127.0.0.1:5000, [::1]:5000, unix:/run/lading.sock"
     workers = len(bench.workers("lading.service"))
+    listening = bench.run(
+        "ss", "--no-header", "--listening", "--processes", "--tcp", "--unix", "--numeric"
+    ).splitlines()
+    for place in ("127.0.0.1:5000", "[::1]:5000", UNIX):
+        (line,) = [line for line in listening if place in line]
+        assert all(f"pid={pid}," in line for pid in bench.workers("lading.service")), line
     assert bench.show("lading.service", "StatusText") == f"{workers} workers on {places}"
 
 
@@ -44,7 +49,7 @@ def test_a_proxy_speaks_over_the_unix_socket(bench: Bench) -> None:
         client.sendall(f"GET {path} HTTP/1.1\r\nHost: registry.example\r\nConnection: close\r\n\r\n".encode())
         assert client.makefile("rb").read().endswith(CONTENT)
 
-    assert until(lambda: [line["client"] for line in bench.events("lading", "request")][-1:] == ["unix"])
+    assert soon(lambda: [line["client"] for line in bench.events("lading", "request")][-1:] == ["unix"])
 
 
 def test_an_edited_socket_unit_makes_no_open_door(bench: Bench) -> None:
@@ -52,9 +57,9 @@ def test_an_edited_socket_unit_makes_no_open_door(bench: Bench) -> None:
     serve(bench)
     bench.drop_in("lading.socket", "[Socket]\nListenStream=\nListenStream=[::]:5001\n")
     bench.says("systemctl", "restart", "lading.socket", "lading")
-    assert until(lambda: "without authentication everybody who reaches [::]:5001" in bench.output())
+    assert soon(lambda: "without authentication everybody who reaches [::]:5001" in bench.output())
 
     bench.run("sh", "-c", "echo 'auth: {open: true}' > /etc/lading/lading.yaml")
 
     for host in ("127.0.0.1", "::1"):
-        Wire(host, 5001).request("GET", "/metrics").expect(200)
+        Wire(host, 5001, PATIENCE_SECONDS).request("GET", "/metrics").expect(200)

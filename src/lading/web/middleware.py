@@ -122,9 +122,9 @@ class _Exchange:
 
 
 def _nearby(scope: Scope) -> str | None:
-    """Return what stands in the log for a client that has no address, as all of a Unix socket."""
+    """Return what stands in the log for a client without an address: all of a Unix socket, whose server has no port."""
     server = scope.get("server")
-    return "unix" if server is not None and server[1] is None else None
+    return "unix" if server is None or server[1] is None else None
 
 
 def _refuse_foreign(origin: bytes, headers: Sequence[tuple[bytes, bytes]]) -> None:

@@ -121,7 +121,10 @@ def _listen_for_metrics(host: str, port: int) -> list[socket.socket]:
     try:
         return listen(host, port)
     except PortUnavailable as error:
-        raise PortUnavailable(f"metrics: {error.message}", "give another metrics.host or metrics.port") from error
+        raise PortUnavailable(
+            f"metrics: {error.message}",
+            "give another metrics.host or metrics.port; two servers on the same sockets need it to be one of these",
+        ) from error
 
 
 def _raise_descriptor_limit() -> None:
