@@ -51,7 +51,8 @@ class Bench:
         self._log = folder / "boot.log"
         self._cgroup = CGROUPS / f"lading-tests-{os.getpid()}-{time.monotonic_ns()}"
         shown = [f"{here}:{there}" for here, there in SHOWN.items()]
-        command = [str(Path(__file__).with_name("boot")), str(root), str(self._cgroup), *shown]
+        mortal = ["setpriv", "--pdeathsig", "KILL"]  # whatever ends this process ends the machine
+        command = [*mortal, str(Path(__file__).with_name("boot")), str(root), str(self._cgroup), *shown]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         self._pid = 0
