@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -321,6 +322,26 @@ def test_an_old_worker_that_hangs_is_killed(serve: Serve) -> None:
     assert len(event["pids"]) == 1
     assert event["pids"][0] in old
     assert len(server.workers()) == 2
+
+
+@pytest.mark.slow
+def test_a_worker_whose_loop_hangs_says_where_and_is_replaced(serve: Serve, tmp_path: Path) -> None:
+    """Nobody could find out afterwards; the service manager's interval is five seconds here."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        watched = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "5000000"}
+        server = serve(command=supervised(ready="import time; time.sleep(600)"), environ=watched)
+        with server.wire.connect() as connection:
+            before = set(server.workers())
+            connection.send(b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")
+
+            assert until(lambda: server.events("workers hang and are killed") != [], seconds=120)
+
+        (event,) = server.events("workers hang and are killed")
+        (hung,) = event["pids"]
+        assert until(lambda: len(now := server.workers()) == 2 and hung not in now)
+        assert before - {hung} < set(server.workers())
+    assert re.search(r'File "<string>", line \d+ in ready', server.errors()), server.errors()
 
 
 def test_what_was_accepted_is_answered_when_it_stops(serve: Serve) -> None:
