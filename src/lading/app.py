@@ -13,7 +13,7 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from lading import metrics
+from lading import logs, metrics
 from lading.auth import htpasswd
 from lading.auth.gate import Gate
 from lading.auth.htpasswd import Htpasswd
@@ -131,8 +131,9 @@ async def open_application(settings: Settings, policy: Policy | None = None) -> 
         file = DatabaseFile.at(settings.data / FILE)
         database = Database(settings.data / FILE, store.space)
         stack.callback(database.close)
-        access_log = AccessLog(settings.log.format)
+        access_log = AccessLog(settings.log.format, file=settings.log.access_file or settings.log.file)
         stack.callback(access_log.close)
+        stack.enter_context(logs.in_background(lambda lost: metrics.here.add(metrics.LOST_RECORDS, amount=lost)))
         known = await database.read(stores.find)
         if known is None:
             raise StoreMismatch("the database lost its store row after the start", "start the server again")

@@ -193,13 +193,20 @@ DAMAGED = Counters(
     (("blob",), ("manifest",)),
     SCRUBBED.first + SCRUBBED.width,
 )
+LOST_RECORDS = Counters(
+    "lading_log_dropped_total",
+    "Lines of the log that were lost: their reader or their file did not take them.",
+    (),
+    _NO_LABEL,
+    DAMAGED.first + DAMAGED.width,
+)
 FAMILIES: tuple[Family, ...] = (
     *(STARTS, WORKERS, REQUESTS, RECEIVED, SENT, DURATION, CONNECTIONS),
     *(SYNC, STORE_ERRORS, COMMIT, GROUP, WAITING, DATABASE_ERRORS, COLLECTED, FREED_BYTES),
-    *(SCRUBBED, DAMAGED),
+    *(SCRUBBED, DAMAGED, LOST_RECORDS),
 )
 GAUGES = tuple(family for family in FAMILIES if isinstance(family, Gauge))
-CELLS = DAMAGED.first + DAMAGED.width
+CELLS = LOST_RECORDS.first + LOST_RECORDS.width
 
 _ROUTE = {route: number for number, route in enumerate(ROUTES)}
 _METHOD = {method: number * (len(STATUSES) + 1) for number, method in enumerate(METHODS)}

@@ -262,10 +262,19 @@ class Scrub(Section):
 
 
 class Log(Section):
-    """What the server writes to its standard output."""
+    """Where the server says what happens, and how."""
 
     format: Literal["auto", "console", "json"] = Field(
         default="auto", description="`console`, `json`, or `auto`: console on a terminal, else JSON lines."
+    )
+    file: Annotated[Path, AfterValidator(_without_controls)] | None = Field(
+        default=None,
+        strict=False,
+        description="File that events and the access log are appended to, instead of standard output. "
+        "Anything may rotate it.",
+    )
+    access_file: Annotated[Path, AfterValidator(_without_controls)] | None = Field(
+        default=None, strict=False, description="File for the access log alone, wherever the events go."
     )
 
 

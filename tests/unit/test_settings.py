@@ -64,7 +64,7 @@ def test_nothing_needs_to_be_set() -> None:
         "metrics": {"host": "127.0.0.1", "port": None},
         "snapshots": {"every_seconds": 86400, "keep": 7},
         "scrub": {"every_seconds": 2592000, "max_bytes_per_second": 67108864},
-        "log": {"format": "auto"},
+        "log": {"format": "auto", "file": None, "access_file": None},
     }
 
 

@@ -1,5 +1,11 @@
 """The program `lading`: its commands, and how an error that stops it is shown."""
 
+# ruff: noqa: E402 - the first statement comes before what takes time to import
+import signal
+
+# Who rotates logs sends it, to a whole control group even, and its default action is to kill. We need none to reopen.
+signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
 import importlib.metadata
 import os
 import sys

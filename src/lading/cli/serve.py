@@ -53,7 +53,10 @@ def serve(  # noqa: PLR0913, PLR0917 - each is a flag
         "auth.open": open_ or None,
     }
     in_force = settings.load(config, flags)
-    logs.configure(in_force.log.format)
+    for file in (in_force.log.file, in_force.log.access_file):
+        if file is not None:
+            logs.make_file(file)
+    logs.configure(in_force.log.format, file=in_force.log.file)
 
     def reread() -> settings.Settings:
         new = settings.load(config, flags)
@@ -76,9 +79,10 @@ def _announce(settings: "Settings", listening: "Listening") -> None:
 
     first = listening.addresses[0]
     data = settings.data.absolute()
-    if os.isatty(STDOUT) and settings.log.format != "json":
+    is_read_by_a_person = os.isatty(STDOUT) and settings.log.format in {"auto", "console"}
+    if is_read_by_a_person:
         typer.echo(_welcome(settings, listening))
-    else:
+    if not is_read_by_a_person or settings.log.file is not None:
         event_logger().info(
             "ready",
             host=first.host,

@@ -97,6 +97,10 @@ class UsersUnusable(StartRefused):
     """The file of users cannot be read, or a line of it is no user with a bcrypt hash."""
 
 
+class LogUnusable(StartRefused):
+    """A log file that the settings name cannot be made or written."""
+
+
 class Exposed(StartRefused):
     """Without authentication, nothing beyond this machine may reach the server, unless that was said on purpose."""
 

@@ -394,7 +394,8 @@ class _Supervisor:
 
 def _with_fixed(new: Settings, old: Settings) -> Settings:
     """Return `new` with what cannot change while the server runs as it is in `old`; say so where they differ."""
-    fixed = ("data", "http.host", "http.port", "metrics.host", "metrics.port", "log.format")
+    listening = ("http.host", "http.port", "metrics.host", "metrics.port")
+    fixed = ("data", *listening, "log.format", "log.file", "log.access_file")
     differing = [path for path in fixed if new.value(path) != old.value(path)]
     if differing:
         event_logger().warning("settings that only a restart can change stay as they are", settings=differing)

@@ -55,8 +55,9 @@ class V2:
             raise
         # Decided here, once, before the body: a long upload is never asked twice.
         identity = await self._policy.authorize(authorization, endpoint.action, repository or None)
-        reply = await endpoint.handler(self._request(scope, body, place, repository, identity))
         state = scope["state"]
+        state["actor"] = identity.name
+        reply = await endpoint.handler(self._request(scope, body, place, repository, identity))
         state["digest"] = reply.headers.get("Docker-Content-Digest", state["digest"])
         return reply
 
@@ -66,6 +67,7 @@ class V2:
         place = locate(scope["raw_path"])
         state["route"] = place.route
         state["digest"] = place.target if ":" in place.target else ""
+        state["tag"] = place.target if place.route == "manifest" and not state["digest"] else ""
         state["repository"] = repository = place.repository
         return self._routes[place.route], place, repository
 

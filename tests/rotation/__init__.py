@@ -1,0 +1,1 @@
+"""Log files beside the real logrotate."""
