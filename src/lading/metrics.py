@@ -195,7 +195,7 @@ DAMAGED = Counters(
 )
 LOST_RECORDS = Counters(
     "lading_log_dropped_total",
-    "Lines of the log that were lost: their reader or their file did not take them.",
+    "Lines of the log that were lost: their reader, their file or the journal did not take them.",
     (),
     _NO_LABEL,
     DAMAGED.first + DAMAGED.width,

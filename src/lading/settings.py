@@ -62,6 +62,13 @@ def _beside_users(value: bool, info: ValidationInfo) -> bool:  # noqa: FBT001 - 
     return value
 
 
+def _beside_another_format(value: Path | None, info: ValidationInfo) -> Path | None:
+    """Refuse what would be written to two places."""
+    if value is not None and info.data.get("format") == "journal":
+        raise ValueError("log.file, or log.format journal, or log.access_file beside the journal")
+    return value
+
+
 def _without_controls(value: str | Path) -> str | Path:
     """Refuse what neither a path nor a host name can hold."""
     if any(unicodedata.category(character) == "Cc" for character in str(value)):
@@ -264,10 +271,14 @@ class Scrub(Section):
 class Log(Section):
     """Where the server says what happens, and how."""
 
-    format: Literal["auto", "console", "json"] = Field(
-        default="auto", description="`console`, `json`, or `auto`: console on a terminal, else JSON lines."
+    format: Literal["auto", "console", "json", "journal"] = Field(
+        default="auto",
+        description="`console`, `json`, `journal` (systemd's, with its fields), or `auto`: the journal where systemd "
+        "connects us to it, console on a terminal, else JSON lines.",
     )
-    file: Annotated[Path, AfterValidator(_without_controls)] | None = Field(
+    file: Annotated[
+        Annotated[Path, AfterValidator(_without_controls)] | None, AfterValidator(_beside_another_format)
+    ] = Field(
         default=None,
         strict=False,
         description="File that events and the access log are appended to, instead of standard output. "

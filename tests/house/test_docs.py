@@ -7,6 +7,7 @@ from pathlib import Path
 import typer
 
 from lading.cli.main import app
+from lading.logs.journal import FIELDS
 from lading.metrics import FAMILIES, Counters, Family, Gauge, Histogram
 from lading.oci import errors
 from lading.oci.errors import RegistryError
@@ -26,6 +27,7 @@ SETTINGS_PAGE = REFERENCE / "settings.md"
 HTTP_PAGE = REFERENCE / "http.md"
 CLI_PAGE = REFERENCE / "cli.md"
 METRICS_PAGE = REFERENCE / "metrics.md"
+LOGS_PAGE = REFERENCE / "logs.md"
 
 
 def test_every_setting_is_in_the_manual_with_its_variable_and_default() -> None:
@@ -66,6 +68,13 @@ def _metric_row(family: Family) -> str:
     kind = {Counters: "counter", Histogram: "histogram", Gauge: "gauge"}[type(family)]
     labels = "" if isinstance(family, Gauge) else ", ".join(f"`{label}`" for label in family.labels)
     return f"| `{family.name}` | {kind} | {labels} | {family.meaning} |"
+
+
+def test_every_field_of_the_journal_is_in_the_manual() -> None:
+    """Who asks the journal has to know what for."""
+    named = {name for row in table_under("## The journal", LOGS_PAGE) for name in re.findall("`([A-Z_]+)`", row)}
+
+    assert named == {"MESSAGE", "PRIORITY", *FIELDS.values()}
 
 
 def test_every_route_is_in_the_manual_with_its_methods_actions_and_spec_ids() -> None:

@@ -205,7 +205,7 @@ def test_variables_that_set_nothing_are_let_be(environ: dict[str, str]) -> None:
         ("data: [a]", 'data ({file}): found ["a"], wanted a path'),
         ("deletes: {enabled: 1}", "deletes.enabled ({file}): found 1, wanted true or false"),
         ("blobs: {max_bytes: 0}", "blobs.max_bytes ({file}): found 0, wanted at least 1"),
-        ("log: {format: xml}", "log.format ({file}): found \"xml\", wanted 'auto', 'console' or 'json'"),
+        ("log: {format: xml}", "log.format ({file}): found \"xml\", wanted 'auto', 'console', 'json' or 'journal'"),
         ("http: 5000", "http ({file}): found 5000, wanted a section, `name: value` on each line"),
         ("- data", '{file}: found ["data"], wanted a section, `name: value` on each line'),
         ("stores: x", "stores ({file}): unknown setting"),

@@ -44,7 +44,8 @@ def settings_of_registry(config: Path | None, data: Path | None) -> "Settings":
     from lading.storage.identity import marker_path  # noqa: PLC0415
 
     in_force = settings.load(config, {"data": data})
-    logs.configure(in_force.log.format, fd=STDERR)
+    # What is said to a person does not go to the journal because the server's does.
+    logs.configure("auto" if in_force.log.format == "journal" else in_force.log.format, fd=STDERR)
     place = in_force.data
     if not (place / FILE).exists() and not marker_path(place).exists() and not any(place.glob(f"{FILE}*")):
         raise CommandRefused(f"there is no registry in {place.absolute()}", "name its data directory with --data")

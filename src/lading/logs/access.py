@@ -6,12 +6,14 @@ from json.encoder import encode_basestring_ascii as _ascii
 from pathlib import Path
 from typing import cast
 
+from lading.logs import journal
 from lading.logs.destination import Style, destination
 from lading.logs.output import MAX_LINE_BYTES, STDOUT
 
 MAX_FIELD_BYTES = 420
 CLIPPED_CHARACTERS = 34
 SECOND_NS = 1_000_000_000
+INTERNAL = 500
 
 _RED, _GREEN, _YELLOW, _CYAN, _DIM, _PLAIN = (f"\x1b[{code}m" for code in (31, 32, 33, 36, 2, 0))
 # request id, method, route, repository, tag, digest, actor, client
@@ -33,6 +35,7 @@ class AccessLog:
     ) -> None:
         way = destination(style, fd, file)
         self._put = way.put
+        self._is_journal = way.layout == "journal"
         self._line = self._console_line if way.layout == "console" else self._json_line
         self._colours = way.colours
         self.close = way.close
@@ -64,6 +67,9 @@ class AccessLog:
         """
         texts = (request_id, method, route, repository, tag, digest, actor, client)
         numbers = (status, sent_bytes, received_bytes, duration_us)
+        if self._is_journal:
+            self._put(_journal_record(texts, numbers))
+            return
         line = self._line(texts, numbers)
         if len(line) > MAX_LINE_BYTES:
             cut = tuple(None if text is None else _clipped(text) for text in texts)
@@ -86,15 +92,13 @@ class AccessLog:
 
     def _console_line(self, texts: _Texts, numbers: _Numbers) -> str:
         _, method, route, repository, tag, digest, _, client = map(_escaped, texts)
-        status, sent_bytes, received_bytes, duration_us = numbers
-        place = " ".join(text for text in (f"{repository}:{tag}" if tag else repository, _short(digest)) if text)
-        sizes = f"{_human(received_bytes)} in, {_human(sent_bytes)} out, {duration_us / 1000:.1f} ms"
+        status = numbers[0]
         colour, dim, plain = ("", "", "")
         if self._colours:
             colour, dim, plain = _STATUS_COLOURS.get(status // 100, ""), _DIM, _PLAIN
         return (
-            f"{dim}{self._now('%H:%M:%S')[:-3]}{plain} {colour}{status}{plain} {method:<6} {route:<18} {place} "
-            f"{dim}{sizes}, {client or 'unknown client'}{plain}\n"
+            f"{dim}{self._now('%H:%M:%S')[:-3]}{plain} {colour}{status}{plain} {method:<6} {route:<18} "
+            f"{_place(repository, tag, digest)} {dim}{_sizes(numbers)}, {client or 'unknown client'}{plain}\n"
         )
 
     def _now(self, layout: str) -> str:
@@ -103,6 +107,43 @@ class AccessLog:
         if second != self._second:
             self._second, self._prefix = second, time.strftime(layout, time.gmtime(second))
         return f"{self._prefix}.{fraction_ns // 1000:06d}"
+
+
+def _journal_record(texts: _Texts, numbers: _Numbers) -> bytes:
+    request_id, method, route, repository, tag, digest, actor, client = texts
+    status, sent_bytes, received_bytes, duration_us = numbers
+    said = f"{status} {method} {route} {_place(repository, tag, digest)}".rstrip()
+    message = f"{said}, {_sizes(numbers)}, {actor or 'nobody'} at {client or 'an unknown address'}"
+    return journal.record(
+        _escaped(message),
+        journal.PRIORITIES["warning" if status >= INTERNAL else "info"],
+        (
+            ("message_id", journal.message_id("request")),
+            ("event", "request"),
+            ("request_id", request_id),
+            ("method", method),
+            ("route", route),
+            ("repository", repository),
+            ("tag", tag),
+            ("digest", digest),
+            ("actor", actor),
+            ("status", status),
+            ("bytes", sent_bytes),
+            ("received", received_bytes),
+            ("duration_ms", f"{duration_us / 1000:.3f}"),
+            ("client", client),
+        ),
+    )
+
+
+def _place(repository: str | None, tag: str | None, digest: str | None) -> str:
+    named = f"{repository}:{tag}" if tag else repository
+    return " ".join(text for text in (named, digest and _short(digest)) if text)
+
+
+def _sizes(numbers: _Numbers) -> str:
+    _, sent_bytes, received_bytes, duration_us = numbers
+    return f"{_human(received_bytes)} in, {_human(sent_bytes)} out, {duration_us / 1000:.1f} ms"
 
 
 def _escaped(text: str | None) -> str:

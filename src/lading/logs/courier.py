@@ -16,7 +16,7 @@ GATHER_SECONDS = 0.05
 RETRY_SECONDS = 0.1
 # A place that takes nothing for this long is said to be stuck; a restart of the journal takes less.
 STUCK_SECONDS = 2.0
-STOP_SECONDS = 2.0
+STOP_SECONDS = 1.0
 # Where there is no thread: in the parent, which may have none, and before and after a worker's requests.
 PATIENCE_SECONDS = 0.5
 
@@ -39,7 +39,7 @@ class Place(Protocol):
 
 
 class Courier:
-    """Brings records to one place, in order: each at once, or, between `start` and `stop`, by a thread.
+    """Brings records to one place, in order: each at once, or, between `start` and `end`, by a thread.
 
     What the place does not take waits, up to `MAX_WAITING_BYTES`, and is tried again; what is more is lost and counted.
     """
@@ -50,7 +50,8 @@ class Courier:
         self._lock = threading.Lock()
         self._delivering = threading.Lock()
         self._waiting: list[bytes] = []
-        self._held_bytes = 0  # waiting, and with the thread
+        # Waiting, and with the thread.
+        self._held_bytes = self._held_records = 0
         self._filled = threading.Event()
         self._hurried = threading.Event()
         self._thread: threading.Thread | None = None
@@ -68,6 +69,7 @@ class Courier:
             if threaded:
                 self._waiting.append(record)
                 self._held_bytes += len(record)
+                self._held_records += 1
         if not threaded:
             patience_seconds = 0.0 if self._said_stuck else PATIENCE_SECONDS
             self._deliver([record], time.monotonic() + patience_seconds)
@@ -83,16 +85,20 @@ class Courier:
         self._thread = threading.Thread(target=self._run, name=f"write to {self._place}", daemon=True)
         self._thread.start()
 
-    def stop(self) -> None:
-        """Bring what waits, within `STOP_SECONDS`, and end the thread."""
-        thread = self._thread
-        if thread is None:
-            return
+    def end(self) -> None:
+        """Have what waits brought within `STOP_SECONDS`, and the thread ended."""
         with self._lock:
             self._end = time.monotonic() + STOP_SECONDS
         self._hurried.set()
         self._filled.set()
-        thread.join(2 * STOP_SECONDS)  # it ends by itself, unless the kernel holds it at a disk that hangs
+
+    def join(self) -> None:
+        """Wait for that. The thread ends by itself, unless it is held at a disk that hangs: its records are lost."""
+        thread = self._thread
+        if thread is not None:
+            thread.join(2 * STOP_SECONDS)
+            if thread.is_alive():
+                self._lost.add(self._held_records)
 
     def _run(self) -> None:
         while True:
@@ -106,10 +112,11 @@ class Courier:
                 elif not taken:
                     self._thread = None
                     return
-            taken_bytes = sum(map(len, taken))
+            taken_bytes, taken_records = sum(map(len, taken)), len(taken)
             self._deliver(taken, None)
             with self._lock:
                 self._held_bytes -= taken_bytes
+                self._held_records -= taken_records
 
     def _deliver(self, taken: list[bytes], end: float | None) -> None:
         """Bring records until the place has them all, at most to `end`, or to the end of the thread."""
@@ -163,5 +170,7 @@ def in_background(count_lost: Callable[[int], None]) -> Iterator[None]:
         yield
     finally:
         for courier in couriers:
-            courier.stop()
+            courier.end()
+        for courier in couriers:
+            courier.join()
         lost.count_by(None)

@@ -7,17 +7,18 @@ from typing import Literal, Protocol
 
 from lading.logs.courier import courier_to
 from lading.logs.file import LogFile
+from lading.logs.journal import Journal, is_connected
 from lading.logs.output import Output
 
-Style = Literal["auto", "console", "json"]
-Layout = Literal["console", "json"]
+Style = Literal["auto", "console", "json", "journal"]
+Layout = Literal["console", "json", "journal"]
 
 
 class Put(Protocol):
     """Takes a record on its way; what is urgent may wait a moment for room, the rest never does."""
 
     def __call__(self, record: bytes, /, *, urgent: bool = False) -> None:
-        """Take `record`, with its newline."""
+        """Take `record`; a line comes with its newline."""
         ...
 
 
@@ -36,6 +37,8 @@ def destination(style: Style, fd: int, file: Path | None) -> Destination:
     if file is not None:
         courier = courier_to(LogFile(file.absolute()))
         return Destination("console" if style == "console" else "json", False, courier.put, _nothing)
+    if style == "journal" or (style == "auto" and is_connected(fd)):
+        return Destination("journal", False, courier_to(Journal()).put, _nothing)
     output = Output(fd)
     console = style == "console" or (style == "auto" and output.is_terminal)
     return Destination("console" if console else "json", output.colours, output.put, output.close)

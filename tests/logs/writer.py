@@ -1,4 +1,4 @@
-"""A worker's log under load, and nothing else of one: numbered lines of the access log, from a process of its own."""
+"""A worker's log under load, and nothing else of one. It stays until its standard input ends, as a worker would."""
 
 import sys
 import time
@@ -7,9 +7,9 @@ from pathlib import Path
 from lading import logs
 
 
-def write(file: Path, name: str, lines: int) -> None:
-    """Write numbered lines in small bursts, as requests come, up to 6000 a second where the machine lets us."""
-    log = logs.AccessLog("json", file=file)
+def write(place: str, name: str, lines: int) -> None:
+    """Write numbered lines in small bursts, as requests come, to a file or the journal."""
+    log = logs.AccessLog("journal") if place == "journal" else logs.AccessLog("json", file=Path(place))
     lost: list[int] = []
     with logs.in_background(lost.append):
         for number in range(lines):
@@ -29,7 +29,8 @@ def write(file: Path, name: str, lines: int) -> None:
             )
             if number % 30 == 0:
                 time.sleep(0.005)
+        sys.stdin.read()
     assert not lost
 
 
-write(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+write(sys.argv[1], sys.argv[2], int(sys.argv[3]))

@@ -45,7 +45,7 @@ def folder(tmp_path: Path) -> Path:
 def writing(file: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
     """Start the writers."""
     writers = [
-        subprocess.Popen([sys.executable, str(WRITER), str(file), f"w{number}", str(LINES)])
+        subprocess.Popen([sys.executable, WRITER, file, f"w{number}", str(LINES)], stdin=subprocess.DEVNULL)
         for number in range(PROCESSES)
     ]
     try:

@@ -1,0 +1,1 @@
+"""The log beside those who really read it: logrotate and journald."""

@@ -1,1 +1,0 @@
-"""Log files beside the real logrotate."""
