@@ -19,7 +19,7 @@ from uuid import UUID, uuid5
 from lading.logs.output import STDERR
 
 SOCKET = Path("/run/systemd/journal/socket")
-IDENTIFIER = b"SYSLOG_IDENTIFIER=lading\n"
+IDENTIFIER = "lading"
 # The journal takes some ten thousand records a second; while it is restarted, the kernel keeps 10 to 512 for it.
 SEND_SECONDS = 0.5
 MAX_NAME_CHARACTERS = 64
@@ -91,9 +91,12 @@ def is_connected(descriptor: int) -> bool:
 
 def record(message: str, priority: int, fields: Iterable[tuple[str, object]]) -> bytes:
     """Return one record as the journal wants it. `fields` have our names; None is left out."""
-    parts = [IDENTIFIER, b"PRIORITY=%d\n" % priority, _field("MESSAGE", message)]
-    parts += [_field(_name(name), value) for name, value in fields if value is not None]
-    return b"".join(parts)
+    named: list[tuple[str, object]] = [("SYSLOG_IDENTIFIER", IDENTIFIER), ("PRIORITY", priority), ("MESSAGE", message)]
+    named += [(_name(name), value) for name, value in fields if value is not None]
+    text = "".join([f"{name}={value}\n" for name, value in named])
+    if text.count("\n") == len(named):
+        return _encoded(text)
+    return b"".join([_field(name, _encoded(str(value))) for name, value in named])
 
 
 @lru_cache(maxsize=1024)
@@ -127,8 +130,7 @@ def _name(name: str) -> str:
     return FIELDS.get(name) or f"LADING_{_FOREIGN.sub('_', name.upper())}"[:MAX_NAME_CHARACTERS]
 
 
-def _field(name: str, value: object) -> bytes:
-    content = _encoded(value if isinstance(value, str) else str(value))
+def _field(name: str, content: bytes) -> bytes:
     if b"\n" in content:
         return b"%b\n%b%b\n" % (name.encode(), len(content).to_bytes(8, "little"), content)
     return b"%b=%b\n" % (name.encode(), content)
