@@ -12,9 +12,10 @@ import pytest
 import structlog
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.capability.server import until
 
 from lading import logs
-from lading.logs import journal
+from lading.logs import courier, journal
 from lading.logs.courier import Courier
 from lading.logs.journal import Journal
 
@@ -34,10 +35,13 @@ class Place:
         bound.settimeout(10)
         return bound
 
-    def restart(self) -> None:
-        """Be another one of the same name."""
+    def stop(self) -> None:
+        """Be gone, with the name."""
         self.socket.close()
         self.path.unlink()
+
+    def start(self) -> None:
+        """Be another one of the same name."""
         self.socket = self._bound()
 
     def record(self) -> dict[str, bytes]:
@@ -172,28 +176,34 @@ def test_a_record_that_no_datagram_holds_is_sent_as_sealed_memory(place: Place) 
     assert place.record()["EXCEPTION"] == text.encode()
 
 
-def test_a_restart_of_the_journal_loses_nothing(place: Place) -> None:
-    """What it does not take meanwhile waits; it is called again by name."""
+def test_a_restart_of_the_journal_loses_nothing(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What is said while it is gone waits; it is called again by its name."""
+    monkeypatch.setattr(courier, "STUCK_SECONDS", 0.0)
+    monkeypatch.setattr(courier, "RETRY_SECONDS", 0.01)
+    logs.configure("journal")
     lost: list[int] = []
-    logs.AccessLog("journal")
     numbers = []
     with logs.in_background(lost.append):
-        logs.configure("journal")
         for number in range(30):
             logs.event_logger().info("event", number=number)
-            if number % 10 == 5:
-                numbers += drained(place, until=number)
-                place.restart()
-        numbers += drained(place, until=29)
+            if number % 10 == 3:
+                numbers += drained(place, last=number)
+                place.stop()
+            if number % 10 == 6:
+                assert until(lambda: "the journal takes nothing" in capfd.readouterr().err)
+                place.start()
+        numbers += drained(place, last=29)
 
     assert numbers == list(range(30))
     assert not lost
 
 
-def drained(place: Place, *, until: int) -> list[int]:
-    """Take records until the one of that number."""
+def drained(place: Place, *, last: int) -> list[int]:
+    """Take records up to that one."""
     found = [-1]
-    while found[-1] != until:
+    while found[-1] != last:
         found.append(int(place.record()["LADING_NUMBER"]))
     return found[1:]
 
