@@ -1,5 +1,6 @@
 """The units that Lading ships: sound, locked down, and served by whom they say."""
 
+import json
 import socket
 
 from tests.systemd.bench import Bench
@@ -50,6 +51,18 @@ def test_a_proxy_speaks_over_the_unix_socket(bench: Bench) -> None:
         assert client.makefile("rb").read().endswith(CONTENT)
 
     assert soon(lambda: [line["client"] for line in bench.events("lading", "request")][-1:] == ["unix"])
+
+
+def test_the_journal_is_asked_for_what_was_pushed_to_a_repository(bench: Bench) -> None:
+    """Whoever answers the telephone knows a name, and maybe the id that a client was shown."""
+    digest = serve(bench).rpartition("/")[2]
+    asked = ("REPOSITORY=app", "METHOD=PUT", f"DIGEST={digest}")
+    assert until(lambda: bench.says("journalctl", "-q", "-u", "lading", "-o", "json", *asked) != "")
+
+    push = json.loads(bench.run("journalctl", "-q", "-u", "lading", "-o", "json", *asked))
+
+    assert (push["STATUS"], push["ACTOR"], push["PRIORITY"]) == ("201", "anonymous", "6")
+    assert (push["_TRANSPORT"], push["_SYSTEMD_UNIT"]) == ("journal", "lading.service")
 
 
 def test_an_edited_socket_unit_makes_no_open_door(bench: Bench) -> None:
