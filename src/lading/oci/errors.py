@@ -3,7 +3,7 @@
     LadingError
     |-- StartRefused                     the server will not start: a sentence, and what to do
     |   |-- SettingsInvalid  PortUnavailable  DataDirectoryInUse  DataDirectoryUnusable  DiskFull
-    |   |-- DatabaseUnusable  SchemaTooNew  StoreMismatch  CertificateUnusable  UsersUnusable  Exposed
+    |   |-- DatabaseUnusable  SchemaTooNew  StoreMismatch  CertificateUnusable  UsersUnusable  LogUnusable  Exposed
     |   |-- CommandRefused                 no server: a command cannot do what it was asked
     |   `-- VerifyRefused  ScrubStopped    no server: nothing that it could look at, or it could not go on
     |-- ClientGone                       the client left in the middle of its request: no reply is possible
