@@ -114,9 +114,14 @@ class Bench:
         return self.run("systemctl", "show", "--value", "-p", name, unit)
 
     def lines(self, unit: str) -> list[dict[str, Any]]:
-        """Return what the program wrote under a unit's name, line by line."""
-        said = self.says("journalctl", "-q", "-o", "cat", "--all", "-u", unit)
-        return [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+        """Return what the program told the journal under a unit's name, by the names of its own; values are texts."""
+        said = self.says("journalctl", "-q", "-o", "json", "--all", "-u", unit)
+        records = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+        return [
+            {name.removeprefix("LADING_").lower(): value for name, value in record.items()}
+            for record in records
+            if "EVENT" in record
+        ]
 
     def events(self, unit: str, name: str) -> list[dict[str, Any]]:
         """Return the lines of one kind of event."""

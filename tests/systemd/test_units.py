@@ -3,6 +3,7 @@
 import json
 import socket
 
+from tests.capability.server import until
 from tests.systemd.bench import Bench
 from tests.systemd.served import CONTENT, PATIENCE_SECONDS, UNIX, WIRES, serve, soon
 from tests.wire import Wire
