@@ -3,7 +3,6 @@
 import json
 import socket
 
-from tests.capability.server import until
 from tests.systemd.bench import Bench
 from tests.systemd.served import CONTENT, PATIENCE_SECONDS, UNIX, WIRES, serve, soon
 from tests.wire import Wire
@@ -58,7 +57,7 @@ def test_the_journal_is_asked_for_what_was_pushed_to_a_repository(bench: Bench) 
     """Whoever answers the telephone knows a name, and maybe the id that a client was shown."""
     digest = serve(bench).rpartition("/")[2]
     asked = ("REPOSITORY=app", "METHOD=PUT", f"DIGEST={digest}")
-    assert until(lambda: bench.says("journalctl", "-q", "-u", "lading", "-o", "json", *asked) != "")
+    assert soon(lambda: bench.says("journalctl", "-q", "-u", "lading", "-o", "json", *asked) != "")
 
     push = json.loads(bench.run("journalctl", "-q", "-u", "lading", "-o", "json", *asked))
 
