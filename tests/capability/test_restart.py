@@ -403,15 +403,26 @@ def test_a_stop_leaves_one_database_file(serve: Serve, tmp_path: Path) -> None:
     assert not (tmp_path / "data" / "lading.db-wal").exists()
 
 
+LIBRARIES = (
+    "alembic.command, httptools, prometheus_client, pydantic_settings, sqlalchemy, starlette.routing, structlog, "
+    "typer, uvicorn.config, uvloop"
+)
+OURS = "lading.app, lading.cli.main, lading.web.server"
+MOST_TIMES_THE_LIBRARIES = 1.5
+
+
 @pytest.mark.slow
 def test_the_program_is_there_quickly() -> None:
-    """Clients that wait in the socket's queue wait for this: less than a second of work before the first fork."""
-    code = "import resource, lading.cli.main, lading.app, lading.web.server; r = resource.getrusage(0); "
-    code += "print(r.ru_utime + r.ru_stime)"
+    """Clients that wait in the socket's queue wait for this: it is ready soon after the libraries it cannot do without.
 
-    took = [
-        float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
-        for _ in range(3)
-    ]
+    Measured in processor time and as a ratio, so that no machine is too slow: 1.2 when this was written, and 0.8 s.
+    """
+    libraries, ours = (min(_seconds_to_import(modules) for _ in range(3)) for modules in (LIBRARIES, OURS))
 
-    assert min(took) < 1.0
+    assert ours < MOST_TIMES_THE_LIBRARIES * libraries, f"{ours:.2f} s, the libraries alone {libraries:.2f} s"
+
+
+def _seconds_to_import(modules: str) -> float:
+    code = f"import resource, {modules}; r = resource.getrusage(0); print(r.ru_utime + r.ru_stime)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    return float(done.stdout)
