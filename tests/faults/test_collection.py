@@ -12,7 +12,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -32,6 +32,9 @@ MOST_SECONDS = float("inf") if FULL or "LADING_MUTATIONS" in os.environ else 300
 KILLED_MUTATIONS = 50_000 if FULL else 4_000
 COMPARED_MUTATIONS = 20_000 if FULL else 3_000
 CONTROL_SECONDS = 60.0
+LEAN_SECONDS = 0.5
+"""Between layers and a manifest that is to come too late: the collector lags behind so many clients."""
+MOST_ROUNDS = 10
 CLIENTS = 8
 QUIET_SECONDS = 60.0
 WATCH_SECONDS = 0.2
@@ -126,13 +129,13 @@ def test_kills_in_the_middle_of_collections_lose_nothing_and_leave_nothing(
 
 def test_a_lease_longer_than_the_push_keeps_its_layers(folder: Path, server: PreloadedRegistry, seed: str) -> None:
     """What nothing refers to yet is kept for its manifest; with leases of milliseconds, some come too late (S3)."""
-    short = compared(server, seed)
+    short = compared(server, seed, lambda load: load.refusals > 0)
     server.close()
     with Preloaded() as parent:
         for other in running(folder / "long", parent, LONG_LEASE):
-            long = compared(other, seed)
             checker = Checker(other.data)
-            kept = checker.unreferenced(before_us=int((time.time() - 10 * SHORT_LEASE) * 1_000_000))
+            long = compared(other, seed, lambda _, checker=checker: unneeded(checker) > 0)  # type: ignore[misc]
+            kept = unneeded(checker)
             print(f"manifests that came too late: {short.refusals} with short leases, {long.refusals} with long ones")
             print(f"{kept} blobs that nothing refers to are kept by their leases alone")
             other.kill()
@@ -149,7 +152,7 @@ def test_a_build_without_leases_refuses_manifests_whatever_is_set(folder: Path, 
     """The leases are what keeps layers for their manifests, not luck."""
     with Preloaded(tree=NO_LEASES.build(folder)) as parent:
         for server in running(folder, parent, LONG_LEASE):
-            load = compared(server, seed)
+            load = compared(server, seed, lambda load: load.refusals > 0)
 
     print(f"{NO_LEASES.name}: {load.refusals} manifests came too late")
     assert load.refusals > 0
@@ -187,12 +190,23 @@ def torture(server: PreloadedRegistry, clients: Sequence[Client], mutations: int
     return load
 
 
-def compared(server: PreloadedRegistry, seed: str) -> Load:
-    """Do the load that is the same for each build and each lease; return it."""
-    with Load(new_clients(server.wire, CLIENTS, seed=seed), COMPARED_MUTATIONS) as load:
-        pass
-    load.assert_faultless()
+def compared(server: PreloadedRegistry, seed: str, enough: Callable[[Load], bool]) -> Load:
+    """Do the load that is the same for each build and each lease, in some rounds until it was enough; return it."""
+    clients = new_clients(server.wire, CLIENTS, seed=seed)
+    for client in clients:
+        client.lean_seconds = LEAN_SECONDS
+    for _ in range(MOST_ROUNDS):
+        with Load(clients, COMPARED_MUTATIONS) as load:
+            pass
+        load.assert_faultless()
+        if enough(load):
+            break
     return load
+
+
+def unneeded(checker: Checker) -> int:
+    """Return how many blobs are there that nothing has referred to for ten short leases."""
+    return checker.unreferenced(before_us=int((time.time() - 10 * SHORT_LEASE) * 1_000_000))
 
 
 def assert_all_pullable_and_then_nothing_left(

@@ -144,6 +144,7 @@ class Client:
         self.refusals = 0
         self.cuts = 0
         self.restored = 0
+        self.lean_seconds = LEAN_SECONDS
         self.operator: Operator | None = None
         self.done: Counter[str] = Counter()
         self.faults: list[str] = []
@@ -233,7 +234,7 @@ class Client:
         self._contents.update(zip((config, layer), contents, strict=True))
         image = self._image(config, [layer])
         self._bring_blobs(image)
-        time.sleep(LEAN_SECONDS)
+        time.sleep(self.lean_seconds)
         self._put(image, self._some_tag(), blobs_are_there=True)
 
     def _some_layers(self, count: int) -> list[str]:
