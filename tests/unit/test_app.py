@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from starlette.types import Message
+from tests.unit.asgi import ask
 
 from lading import app
 from lading.metadata.database import Database
@@ -27,33 +27,10 @@ def write_by_command(settings: Settings) -> None:
 def write_by_worker(settings: Settings) -> None:
     """Open the application as a worker does, and start an upload."""
 
-    async def receive() -> Message:
-        return {"type": "http.request", "body": b"", "more_body": False}
-
     async def write() -> None:
-        sent: list[Message] = []
-
-        async def send(message: Message) -> None:
-            sent.append(message)
-
-        path = "/v2/team/app/blobs/uploads/"
-        scope = {
-            "type": "http",
-            "asgi": {"version": "3.0"},
-            "http_version": "1.1",
-            "scheme": "http",
-            "method": "POST",
-            "path": path,
-            "raw_path": path.encode(),
-            "root_path": "",
-            "query_string": b"",
-            "headers": [(b"host", b"localhost")],
-            "client": ("127.0.0.1", 1),
-            "server": ("127.0.0.1", 2),
-        }
         async with app.open_application(settings) as application:
-            await application(scope, receive, send)
-        if sent[0]["status"] == 503:
+            status, _ = await ask(application, "POST", "/v2/team/app/blobs/uploads/")
+        if status == 503:
             raise StoreUnavailable
 
     asyncio.run(write())

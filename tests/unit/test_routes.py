@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from starlette.types import Message
+from tests.unit.asgi import ask
 
 from lading.app import open_application, prepare
 from lading.auth.policy import Action
@@ -275,31 +275,5 @@ async def ask_all(data: Path) -> Mapping[tuple[str, str], tuple[int, Mapping[str
     async with open_application(in_force) as application:
         for route in TABLE:
             for method in METHODS:
-                sent: list[Message] = []
-
-                async def receive() -> Message:
-                    return {"type": "http.request", "body": b"", "more_body": False}
-
-                async def send(message: Message, sent: list[Message] = sent) -> None:
-                    sent.append(message)
-
-                path = PATHS[route]
-                scope = {
-                    "type": "http",
-                    "asgi": {"version": "3.0"},
-                    "http_version": "1.1",
-                    "scheme": "http",
-                    "method": method,
-                    "path": path,
-                    "raw_path": path.encode(),
-                    "root_path": "",
-                    "query_string": b"",
-                    "headers": [(b"host", b"localhost")],
-                    "client": ("127.0.0.1", 1),
-                    "server": ("127.0.0.1", 5000),
-                    "state": {},
-                }
-                await application(scope, receive, send)
-                start = sent[0]
-                answers[route, method] = (start["status"], {k.decode(): v.decode() for k, v in start["headers"]})
+                answers[route, method] = await ask(application, method, PATHS[route])
     return answers

@@ -34,6 +34,7 @@ class Lost:
 
     def tell(self) -> None:
         """Say how many there were: the place takes records again."""
-        if self.untold:
+        with self._lock:
             count, self.untold = self.untold, 0
+        if count:
             structlog.get_logger().warning("log lines were dropped", count=count)
