@@ -48,9 +48,10 @@ clients: $(DEV) ## real clients push and pull, with and without a login (FULL=1 
 	tests/clients/install clients $(if $(FULL),dear)
 	LADING_FULL=$(FULL) $(BIN)/python -m tests.clients.matrix
 
-systemd: $(DEV) ## the shipped units under a real systemd: sockets, restarts, upgrades, watchdogs (needs root)
+systemd: $(DEV) ## the shipped units under a real systemd; journal and log files with real journald and logrotate (needs root)
 	tests/clients/install systemd
 	$(BIN)/python -m pytest -q -n 2 tests/systemd
+	$(BIN)/python -m pytest -q tests/logs
 
 conformance: $(DEV) ## the official OCI suite, nothing failed, nothing skipped
 	tests/clients/install conformance
@@ -61,7 +62,7 @@ faults: $(DEV) ## kill, cut and starve the server; nothing acknowledged is lost 
 	@export LADING_FULL=$(FULL) LADING_SEED=$${LADING_SEED:-$$(od -An -N4 -tx4 /dev/urandom | tr -d ' ')}; \
 	echo "To draw the same again: LADING_SEED=$$LADING_SEED" && \
 	$(BIN)/python -m pytest -q -n 2 -m slow $(BESIDE) && \
-	$(BIN)/python -m pytest -q -m slow tests $(BESIDE:%=--ignore=%)
+	$(BIN)/python -m pytest -q -m slow tests --ignore=tests/logs $(BESIDE:%=--ignore=%)
 
 bench: $(DEV) ## beside distribution v3 and nginx, in one run
 	tests/clients/install bench

@@ -2,7 +2,10 @@
 
 import functools
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 
+from tests.capability.certificates import Authority
 from tests.capability.content import digest_of
 from tests.capability.server import until
 from tests.systemd.bench import Bench
@@ -18,13 +21,26 @@ INFO = 6
 soon = functools.partial(until, seconds=PATIENCE_SECONDS)
 
 
-def serve(bench: Bench) -> str:
+def serve(bench: Bench, wires: Sequence[Wire] = WIRES) -> str:
     """Start it by the first connection, as on any machine; push a blob, and return its path."""
     bench.systemctl("enable", "--now", "lading.socket")
-    location = WIRES[0].request("POST", "/v2/app/blobs/uploads/", body=b"").expect(202)["Location"]
+    location = wires[0].request("POST", "/v2/app/blobs/uploads/", body=b"").expect(202)["Location"]
     digest = digest_of(CONTENT)
-    WIRES[1].request("PUT", f"{location}?digest={digest}", body=CONTENT).expect(201)
+    wires[1].request("PUT", f"{location}?digest={digest}", body=CONTENT).expect(201)
     return f"/v2/app/blobs/{digest}"
+
+
+def encrypted(bench: Bench, authority: Authority) -> tuple[Wire, ...]:
+    """Give the registry a certificate, before it starts, and return the wires of clients that trust it."""
+    certificate, key = authority.issue(extensions="subjectAltName=IP:127.0.0.1,IP:::1\n")
+    bench.run("mkdir", "-p", "/etc/lading")
+    settings = ["http:"]
+    for name, file in (("tls_certificate", certificate), ("tls_key", key)):
+        place = f"/etc/lading/{name}.pem"
+        bench.run("sh", "-euc", f"cat > {place}; chown lading: {place}; chmod 600 {place}", typed=file.read_text())
+        settings.append(f"  {name}: {place}")
+    bench.run("sh", "-c", "cat > /etc/lading/lading.yaml", typed="\n".join(settings))
+    return tuple(replace(wire, tls=authority.client()) for wire in WIRES)
 
 
 def assert_quiet(bench: Bench, *units: str) -> None:

@@ -1,10 +1,12 @@
 """Restart, reload, upgrade: 32 clients and a slow upload see nothing of it."""
 
 import time
+from pathlib import Path
 
+from tests.capability.certificates import Authority
 from tests.capability.crowd import Crowd, SlowUpload
 from tests.systemd.bench import Bench
-from tests.systemd.served import CONTENT, WIRES, assert_quiet, serve, soon
+from tests.systemd.served import CONTENT, WIRES, assert_quiet, encrypted, serve, soon
 
 UPLOAD_SECONDS = 6.0
 RELOADED = "reloaded: new workers serve, the old ones finish"
@@ -61,3 +63,21 @@ def test_no_request_is_lost_over_upgrades(bench: Bench) -> None:
     print(f"{crowd.answered} answered, the slowest after {crowd.slowest_seconds:.2f} s")
     assert bench.says("systemctl", "is-active", "lading", "lading@green") == "inactive\ninactive"
     assert_quiet(bench, "lading.service", "lading@blue.service", "lading@green.service")
+
+
+def test_no_request_is_lost_under_tls(bench: Bench, tmp_path: Path) -> None:
+    """A connection that is accepted is not yet one that is agreed upon: no handshake is cut by a stop either."""
+    wires = encrypted(bench, Authority(tmp_path / "authority"))
+    path = serve(bench, wires)
+
+    with Crowd(wires, path, CONTENT) as crowd:
+        for words in (["restart lading"], ["reload lading"], ["start lading@blue", "stop lading"]):
+            upload = SlowUpload(wires[0], UPLOAD_SECONDS / 2)
+            for command in words:
+                bench.systemctl(*command.split())
+            upload.assert_stored()
+            time.sleep(0.5)
+
+    crowd.assert_untroubled()
+    print(f"{crowd.answered} answered, the slowest after {crowd.slowest_seconds:.2f} s")
+    assert_quiet(bench, "lading.service", "lading@blue.service")
